@@ -1,0 +1,3 @@
+"""vnic: the virtual network card that does IPsec."""
+
+__version__ = "0.1.0"

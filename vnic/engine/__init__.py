@@ -1,0 +1,4 @@
+"""Joins transport and miniport into one card: burst in, burst out.
+
+Law: the only importer of both roles; no I/O, no clock.
+"""
