@@ -1,0 +1,208 @@
+"""Engine: one whole card, transport and NIC joined, without any I/O.
+
+Law: what the daemon may ask of a card, whichever engine runs it. Bursts in, bursts out; requests either
+happen whole or raise and change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from vnic.ipsec.association import Direction, SaId, SecurityAssociation
+from vnic.ipsec.drops import DropReason
+from vnic.ipsec.policy import PolicyAction, PolicyEntry, Selector
+from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
+
+RandomSource = Callable[[int], bytes]
+"""Gives that many unpredictable bytes; `os.urandom` in the daemon, a seeded one in tests."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Where the frames of one burst go. The lists belong to the caller."""
+
+    wire: list[NetBuffer] = field(default_factory=list)
+    """To the wire port, in order; `vnet` is None on all of them."""
+    host: list[NetBuffer] = field(default_factory=list)
+    """To the host port, in order; `vnet` set on coalesced frames and open checksums."""
+
+
+class EventKind(Enum):
+    """What a monitor hears of the data path."""
+
+    SEQUENCE_EXHAUSTED = "sequence_exhausted"
+    SEQUENCE_LOW = "sequence_low"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """Something of the data path worth telling, at most one of a kind and SA per second (audit)."""
+
+    kind: EventKind
+    sa: SaId | None = None
+    drop: DropReason | None = None
+    source: bytes = b""
+    destination: bytes = b""
+    sequence_number: int = 0
+    suppressed: int = 0
+    """Events of the same kind, reason and SA left out since the last one that was told."""
+
+
+@dataclass(slots=True)
+class SaCounters:
+    """Counters of one SA; packets and bytes count what was sealed, or verified and passed on.
+
+    Bytes are those of the IP packet inside the protection (tunnel mode: the inner packet; transport
+    mode: the packet without IPsec headers), counted where the data is counted.
+    """
+
+    packets: int = 0
+    bytes: int = 0
+    drops: dict[DropReason, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CardCounters:
+    """Counters of one card. tx is host to wire, rx is wire to host; frames count wire packets."""
+
+    tx_offloaded: int = 0
+    """Packets the NIC sealed."""
+    rx_offloaded: int = 0
+    """Packets the NIC opened and found good."""
+    tx_bypassed: int = 0
+    """IP packets that left in clear because policy says so."""
+    rx_bypassed: int = 0
+    tx_passed: int = 0
+    """Frames that policy does not govern: ARP, neighbour discovery, other non-IP."""
+    rx_passed: int = 0
+    drops: dict[DropReason, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SaReport:
+    """One SA with its live state, for `show`."""
+
+    sa: SecurityAssociation
+    offload_handle: OffloadHandle
+    counters: SaCounters
+    sequence_number: int
+    """Outbound: last number used. Inbound: highest number authenticated."""
+    replay_bitmap: int
+    """Inbound: bit n is number `sequence_number - n`; 0 for outbound."""
+    add_time: float
+    """`now` of the request that added it, seconds."""
+    use_time: float
+    """`now` of the last packet it protected, 0 if none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What happens to packets that match no policy, and to frames that are not IP."""
+
+    inbound: PolicyAction = PolicyAction.BYPASS
+    outbound: PolicyAction = PolicyAction.BYPASS
+    non_ip: PolicyAction = PolicyAction.BYPASS
+
+
+class Engine(Protocol):
+    """One card. `now` is monotonic seconds everywhere."""
+
+    name: str
+    """"reference" or "native"."""
+    counters: CardCounters
+    wire_mtu: int
+    """Largest IP packet the wire carries, in bytes; the daemon sets it when the wire changes."""
+
+    @property
+    def capabilities(self) -> OffloadCapabilities:
+        """What the NIC of this card can do."""
+        ...
+
+    @property
+    def defaults(self) -> Defaults:
+        """The verdicts in force for what matches no policy."""
+        ...
+
+    def set_defaults(self, defaults: Defaults) -> None:
+        """Change them; DISCARD or BYPASS only."""
+        ...
+
+    def send(self, burst: list[NetBuffer], now: float) -> Outcome:
+        """Take frames from the host. Drops are counted, never raised."""
+        ...
+
+    def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
+        """Take frames from the wire. Drops are counted, never raised."""
+        ...
+
+    def take_events(self) -> list[EngineEvent]:
+        """Give the events since the last call; the list is bounded, the rest is counted as suppressed."""
+        ...
+
+    def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> OffloadHandle:
+        """Put an SA into SAD and NIC, or into neither. `replace` takes the place of one with the same
+        SaId and direction (`ip xfrm state update`), which must exist.
+
+        Raises:
+            RequestError: a value is out of range (`SecurityAssociation.checked`).
+            OidError: the NIC refused it, or one with the same SaId exists (INVALID_PARAMETER).
+        """
+        ...
+
+    def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
+        """Re-base the upper half of an ESN (OID …_V2_UPDATE_SA).
+
+        Raises:
+            OidError: INVALID_PARAMETER when it is unknown or has no ESN, or when an outbound number
+                would go back.
+        """
+        ...
+
+    def delete_sa(self, sa: SaId) -> SecurityAssociation:
+        """Take an SA out of SAD and NIC and give what it was.
+
+        Raises:
+            OidError: INVALID_PARAMETER when there is none.
+        """
+        ...
+
+    def find_handle(self, handle: OffloadHandle) -> SaId | None:
+        """The SA a handle stands for, or None."""
+        ...
+
+    def sas(self) -> list[SaReport]:
+        """All SAs, oldest first."""
+        ...
+
+    def add_policy(self, policy: PolicyEntry, *, replace: bool = False) -> PolicyEntry:
+        """Put a policy into the SPD; gives it with its index. With `replace` one of the same direction and
+        selector is replaced if there is one (`ip xfrm policy update`).
+
+        Raises:
+            RequestError: one with the same direction and selector exists; the templates cannot be carried
+                out in that order (at most ESP then AH in transport mode, then ESP then AH in tunnel mode);
+                or their number or families do not fit.
+        """
+        ...
+
+    def delete_policy(self, direction: Direction, selector: Selector | None, index: int = 0) -> PolicyEntry:
+        """Take the policy with this selector, or with this index, out of the SPD.
+
+        Raises:
+            RequestError: there is none.
+        """
+        ...
+
+    def policies(self) -> list[PolicyEntry]:
+        """All policies in the order they are looked at."""
+        ...
+
+    def inner_mtu(self, wire_mtu: int) -> int:
+        """Largest IP packet of the host that still fits a wire of `wire_mtu` bytes under every outbound
+        policy in force; `wire_mtu` itself when none protects."""
+        ...

@@ -1,0 +1,73 @@
+"""The one table of reasons for which a frame is not passed on.
+
+Law: counters, audit events, the command's text, JSON names and the documentation read this table; no
+other place invents a reason.
+
+Source: the kernel's names are those of /proc/net/xfrm_stat (Documentation/networking/xfrm_proc.rst).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class DropReason(Enum):
+    """Why a frame ended here. `value` is the counter's name; `text` says it to a person.
+
+    `xfrm_stat` is the kernel's counter of the same event, or "" where the kernel has none.
+    """
+
+    text: str
+    xfrm_stat: str
+
+    def __new__(cls, value: str, xfrm_stat: str, text: str) -> DropReason:
+        member = object.__new__(cls)
+        member._value_ = value
+        member.xfrm_stat = xfrm_stat
+        member.text = text
+        return member
+
+    # outbound
+    OUT_POLICY_DISCARD = ("out_policy_discard", "XfrmOutPolBlock", "an outbound policy discards it")
+    OUT_NO_SA = ("out_no_sa", "XfrmOutNoStates", "policy wants protection and no SA fits")
+    OUT_SEQUENCE_EXHAUSTED = (
+        "out_sequence_exhausted",
+        "XfrmOutStateSeqError",
+        "the SA has used up its sequence numbers; rekey",
+    )
+    OUT_TOO_BIG = ("out_too_big", "", "too big for the wire after protection")
+    OUT_FRAGMENT = (
+        "out_fragment",
+        "",
+        "a fragment: transport mode or a policy with ports cannot take it",
+    )
+    OUT_MALFORMED = ("out_malformed", "XfrmOutError", "not a well-formed IP packet")
+    OUT_NIC = ("out_nic", "XfrmOutStateProtoError", "the NIC did not seal it")
+    OUT_NON_IP = ("out_non_ip", "", "not IP, and the adapter drops what is not IP")
+    # inbound
+    IN_NO_SA = ("in_no_sa", "XfrmInNoStates", "no SA for its SPI, destination and protocol")
+    IN_ICV = ("in_icv", "XfrmInStateProtoError", "the integrity check failed")
+    IN_SYNTAX = ("in_syntax", "XfrmInHdrError", "too short, or lengths contradict each other")
+    IN_PROTOCOL = ("in_protocol", "XfrmInStateMismatch", "its headers do not match the SA")
+    IN_CRYPTO = ("in_crypto", "XfrmInError", "the NIC failed on it")
+    IN_REPLAY_DUPLICATE = ("in_replay_duplicate", "XfrmInStateSeqError", "replayed: seen before")
+    IN_REPLAY_TOO_OLD = ("in_replay_too_old", "XfrmInStateSeqError", "older than the replay window")
+    IN_PADDING = ("in_padding", "XfrmInStateProtoError", "the ESP padding is not 1, 2, 3, …")
+    IN_DUMMY = ("in_dummy", "", "a dummy packet (next header 59), meant to be dropped")
+    IN_SA_SELECTOR = ("in_sa_selector", "XfrmInStateMismatch", "outside the selector of its SA")
+    IN_POLICY_DISCARD = ("in_policy_discard", "XfrmInPolBlock", "an inbound policy discards it")
+    IN_NO_POLICY = ("in_no_policy", "XfrmInNoPols", "came through a tunnel and no policy allows it")
+    IN_POLICY_MISMATCH = (
+        "in_policy_mismatch",
+        "XfrmInTmplMismatch",
+        "policy wants other protection than it had",
+    )
+    IN_FRAGMENT = ("in_fragment", "", "a fragment of an ESP or AH packet, or one a policy cannot judge")
+    IN_MALFORMED = ("in_malformed", "XfrmInHdrError", "not a well-formed IP packet")
+    IN_NON_IP = ("in_non_ip", "", "not IP, and the adapter drops what is not IP")
+    # ports
+    TAP_WRITE = ("tap_write", "", "the host did not take the frame")
+    WIRE_WRITE = ("wire_write", "", "the wire device did not take the frame")
+    WIRE_DOWN = ("wire_down", "", "the wire is not connected")
+    WIRE_RECEIVE = ("wire_receive", "", "the kernel dropped frames before they were read")
+    LINK_QUEUE_FULL = ("link_queue_full", "", "the peer of the link wire did not keep up")

@@ -1,0 +1,67 @@
+"""Sequence numbers: handing them out, and finding the half that is not on the wire.
+
+Law: numbers are 64-bit integers in host order; without ESN the upper half is zero.
+
+Source: RFC 4303 §2.2, §3.3.3, Appendix A; RFC 4302 §2.5.
+"""
+
+from __future__ import annotations
+
+_HALF = 1 << 31
+_LOW_MASK = 0xFFFFFFFF
+
+MAX_SEQUENCE_NUMBER = 0xFFFFFFFF
+MAX_EXTENDED_SEQUENCE_NUMBER = 0xFFFFFFFFFFFFFFFF
+
+
+def infer_extended(low: int, highest: int) -> int:
+    """Give the 64-bit number with lower half `low` that is closest to `highest`.
+
+    NIC and transport both use this with the highest number each has authenticated, so a replayed old
+    packet is the same old number to both. RFC 4303 A2.2 reads every number below the window as one of
+    the next 2^32; where the window check comes after the NIC's ICV check that would turn a replayed
+    packet, whose ICV holds under its true upper half, into a new one.
+
+    Args:
+        low: the 32 bits of the packet.
+        highest: highest authenticated 64-bit number of the SA.
+    """
+    candidate = (highest & ~_LOW_MASK) | low
+    distance = candidate - highest
+    if distance > _HALF and candidate > _LOW_MASK:
+        return candidate - (1 << 32)
+    if distance < -_HALF and candidate + (1 << 32) <= MAX_EXTENDED_SEQUENCE_NUMBER:
+        return candidate + (1 << 32)
+    return candidate
+
+
+class OutboundSequence:
+    """The one owner of an outbound SA's sequence numbers; never hands one out twice.
+
+    Attributes:
+        last: the last number handed out; 0 before the first (RFC 4303 §3.3.3).
+        limit: the last number that may ever be used on this SA.
+    """
+
+    __slots__ = ("last", "limit")
+
+    def __init__(self, *, extended: bool, last: int = 0) -> None:
+        self.limit = MAX_EXTENDED_SEQUENCE_NUMBER if extended else MAX_SEQUENCE_NUMBER
+        self.last = last
+
+    def take(self, count: int = 1) -> int:
+        """Take `count` consecutive numbers and give the first, or 0 when they would cycle.
+
+        Refusing takes nothing, so the SA stays exhausted for ever.
+        """
+        first = self.last + 1
+        last = self.last + count
+        if last > self.limit:
+            return 0
+        self.last = last
+        return first
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no number is left (RFC 4303 §3.3.3: the sender must not let it cycle)."""
+        return self.last >= self.limit
