@@ -66,6 +66,7 @@ class DropReason(Enum):
     IN_MALFORMED = ("in_malformed", "XfrmInHdrError", "not a well-formed IP packet")
     IN_NON_IP = ("in_non_ip", "", "not IP, and the adapter drops what is not IP")
     # ports
+    TAP_RECEIVE = ("tap_receive", "", "a frame of the host could not be read")
     TAP_WRITE = ("tap_write", "", "the host did not take the frame")
     WIRE_WRITE = ("wire_write", "", "the wire device did not take the frame")
     WIRE_DOWN = ("wire_down", "", "the wire is not connected")
