@@ -187,9 +187,13 @@ class Lab:
         pair = ["type", "veth", "peer", "name", REFERENCE_DEVICE, "netns", right]
         _run(["ip", "-n", left, "link", "add", REFERENCE_DEVICE, *pair])
         for side in SIDES:
-            namespace, address = self.namespace[side], REFERENCE_ADDRESS[side]
-            _run(["ip", "-n", namespace, "address", "add", f"{address}/24", "dev", REFERENCE_DEVICE])
-            _run(["ip", "-n", namespace, "link", "set", REFERENCE_DEVICE, "up"])
+            self.configure(side, REFERENCE_DEVICE, REFERENCE_ADDRESS[side])
+
+    def configure(self, side: str, device: str, address: str) -> None:
+        """Give a device of one namespace an address in a /24, and bring it up."""
+        namespace = self.namespace[side]
+        _run(["ip", "-n", namespace, "address", "add", f"{address}/24", "dev", device])
+        _run(["ip", "-n", namespace, "link", "set", device, "up"])
 
     def start_daemon(self, timeout_s: float = 10.0) -> None:
         """Start vnicd with a socket of its own and wait until it says that it is ready."""

@@ -28,7 +28,10 @@ need_tun() {
         "device rules forbid it (docker run --device /dev/net/tun allows it)"
 }
 
-# Files that root made in a tree of somebody else would stop that user's scripts/check from writing its caches.
+# What root leaves in a tree of somebody else is in that user's way: bytecode is not written at all, and the
+# caches of the tools go back to the owner.
+[[ $(stat -c %u "$root") == "$EUID" ]] || export PYTHONDONTWRITEBYTECODE=1
+
 give_back() {
     local owner path
     ((EUID == 0)) || return 0
@@ -37,5 +40,4 @@ give_back() {
     for path in "$root"/{.venv,.mypy_cache,.ruff_cache,.pytest_cache,.hypothesis,vnic.egg-info,build}; do
         [[ ! -e $path ]] || chown -hR "$owner" "$path"
     done
-    find "$root" -name .git -prune -o -type d -name __pycache__ -user root -prune -exec chown -hR "$owner" {} +
 }
