@@ -90,6 +90,7 @@ def run(lab: Lab, report: Report) -> None:
     marker = secrets.token_bytes(16)
 
     report.step("Two network namespaces, the daemon, two adapters joined by a link wire")
+    report.block(f"all that this run makes has a name beginning with {lab.token}")
     lab.make_namespaces()
     lab.make_reference()
     lab.start_daemon()
