@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
-from vnic.ipsec.drops import DropReason
-from vnic.ipsec.policy import PolicyAction, PolicyEntry, Selector
+from vnic.ipsec.counters import CardCounters, EngineEvent, EventKind, SaCounters
+from vnic.ipsec.policy import Defaults, PolicyEntry, Selector
 from vnic.ndis.capabilities import OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
+
+__all__ = [
+    "CardCounters",
+    "Defaults",
+    "Engine",
+    "EngineEvent",
+    "EventKind",
+    "Outcome",
+    "RandomSource",
+    "SaCounters",
+    "SaReport",
+]
 
 RandomSource = Callable[[int], bytes]
 """Gives that many unpredictable bytes; `os.urandom` in the daemon, a seeded one in tests."""
@@ -29,58 +40,6 @@ class Outcome:
     """To the wire port, in order; `vnet` is None on all of them."""
     host: list[NetBuffer] = field(default_factory=list)
     """To the host port, in order; `vnet` set on coalesced frames and open checksums."""
-
-
-class EventKind(Enum):
-    """What a monitor hears of the data path."""
-
-    SEQUENCE_EXHAUSTED = "sequence_exhausted"
-    SEQUENCE_LOW = "sequence_low"
-    DROP = "drop"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineEvent:
-    """Something of the data path worth telling, at most one of a kind and SA per second (audit)."""
-
-    kind: EventKind
-    sa: SaId | None = None
-    drop: DropReason | None = None
-    source: bytes = b""
-    destination: bytes = b""
-    sequence_number: int = 0
-    suppressed: int = 0
-    """Events of the same kind, reason and SA left out since the last one that was told."""
-
-
-@dataclass(slots=True)
-class SaCounters:
-    """Counters of one SA; packets and bytes count what was sealed, or verified and passed on.
-
-    Bytes are those of the IP packet inside the protection (tunnel mode: the inner packet; transport
-    mode: the packet without IPsec headers), counted where the data is counted.
-    """
-
-    packets: int = 0
-    bytes: int = 0
-    drops: dict[DropReason, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class CardCounters:
-    """Counters of one card. tx is host to wire, rx is wire to host; frames count wire packets."""
-
-    tx_offloaded: int = 0
-    """Packets the NIC sealed."""
-    rx_offloaded: int = 0
-    """Packets the NIC opened and found good."""
-    tx_bypassed: int = 0
-    """IP packets that left in clear because policy says so."""
-    rx_bypassed: int = 0
-    tx_passed: int = 0
-    """Frames that policy does not govern: ARP, neighbour discovery, other non-IP."""
-    rx_passed: int = 0
-    drops: dict[DropReason, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +57,6 @@ class SaReport:
     """`now` of the request that added it, seconds."""
     use_time: float
     """`now` of the last packet it protected, 0 if none did."""
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What happens to packets that match no policy, and to frames that are not IP."""
-
-    inbound: PolicyAction = PolicyAction.BYPASS
-    outbound: PolicyAction = PolicyAction.BYPASS
-    non_ip: PolicyAction = PolicyAction.BYPASS
 
 
 class Engine(Protocol):

@@ -126,3 +126,12 @@ class PolicyEntry:
     priority: int = 0
     index: int = 0
     """Number the SPD gave it; 0 until it is in an SPD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What happens to packets that match no policy, and to frames that are not IP."""
+
+    inbound: PolicyAction = PolicyAction.BYPASS
+    outbound: PolicyAction = PolicyAction.BYPASS
+    non_ip: PolicyAction = PolicyAction.BYPASS

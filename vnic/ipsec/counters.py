@@ -1,0 +1,63 @@
+"""What a card counts, and the events it tells.
+
+Law: plain counters and frozen events; who counts is `transport.audit`, who reads is the daemon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from vnic.ipsec.association import SaId
+from vnic.ipsec.drops import DropReason
+
+
+class EventKind(Enum):
+    """What a monitor hears of the data path."""
+
+    SEQUENCE_EXHAUSTED = "sequence_exhausted"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """Something of the data path worth telling, at most one of a kind and SA per second (audit)."""
+
+    kind: EventKind
+    sa: SaId | None = None
+    drop: DropReason | None = None
+    source: bytes = b""
+    destination: bytes = b""
+    sequence_number: int = 0
+    suppressed: int = 0
+    """Events of the same kind, reason and SA left out since the last one that was told."""
+
+
+@dataclass(slots=True)
+class SaCounters:
+    """Counters of one SA; packets and bytes count what was sealed, or verified and passed on.
+
+    Bytes are those of the IP packet inside the protection (tunnel mode: the inner packet; transport
+    mode: the packet without IPsec headers), counted where the data is counted.
+    """
+
+    packets: int = 0
+    bytes: int = 0
+    drops: dict[DropReason, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CardCounters:
+    """Counters of one card. tx is host to wire, rx is wire to host; frames count wire packets."""
+
+    tx_offloaded: int = 0
+    """Packets the NIC sealed."""
+    rx_offloaded: int = 0
+    """Packets the NIC opened and found good."""
+    tx_bypassed: int = 0
+    """IP packets that left in clear because policy says so."""
+    rx_bypassed: int = 0
+    tx_passed: int = 0
+    """Frames that policy does not govern: ARP, neighbour discovery, other non-IP."""
+    rx_passed: int = 0
+    drops: dict[DropReason, int] = field(default_factory=dict)
