@@ -1,0 +1,915 @@
+"""The Varlink interface io.vnic.Adapter, derived from the Python types below.
+
+Law: messages only. Every method is a dataclass, `Call[Reply]`, whose fields are its parameters; client,
+server and the published interface file all read the same classes. A key is hexadecimal text, and a field
+that holds one never shows in `repr`.
+
+What is optional on input is None by default; what a method changes is either done whole or refused whole.
+This module does without postponed annotations: asyncvarlink reads the types as objects.
+
+Source: https://varlink.org/Interface-Definition; NDIS members by the names of the sheet.
+"""
+
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from asyncvarlink import AnnotatedResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+
+INTERFACE = "io.vnic.Adapter"
+
+DirectionWord = Literal["in", "out"]
+ProtocolWord = Literal["esp", "ah"]
+ModeWord = Literal["transport", "tunnel"]
+ActionWord = Literal["protect", "bypass", "discard"]
+DefaultWord = Literal["allow", "block"]
+NonIpWord = Literal["pass", "drop"]
+WireWord = Literal["none", "link", "netdev", "tap"]
+CaptureWord = Literal["off", "wire", "tap"]
+StateWord = Literal["running", "failed"]
+PlaceWord = Literal["card", "tap", "wire"]
+EventWord = Literal[
+    "subscribed",
+    "lost",
+    "daemon_reloaded",
+    "daemon_stopping",
+    "adapter_added",
+    "adapter_changed",
+    "adapter_failed",
+    "adapter_deleted",
+    "sa_added",
+    "sa_updated",
+    "sa_deleted",
+    "policy_added",
+    "policy_updated",
+    "policy_deleted",
+    "policy_default_changed",
+    "sequence_low",
+    "sequence_exhausted",
+    "drop",
+]
+
+Reply_co = TypeVar("Reply_co", covariant=True)
+
+value = dataclass(frozen=True, slots=True, kw_only=True)
+call = dataclass(frozen=True, kw_only=True)
+
+
+class Call(Generic[Reply_co]):
+    """A method: its fields are the parameters, its type argument is the dataclass of the reply."""
+
+    reader: ClassVar[bool] = False
+    """Whether one who may only look may call it; all else needs an administrator."""
+    streams: ClassVar[bool] = False
+    """Whether replies follow one another until the caller goes."""
+
+    @classmethod
+    def reply_type(cls) -> type[Reply_co]:
+        """The dataclass of the reply."""
+        (base,) = (base for base in cls.__dict__["__orig_bases__"] if typing.get_origin(base) is Call)
+        (reply,) = typing.get_args(base)
+        return typing.cast("type[Reply_co]", reply)
+
+
+# ------------------------------------------------------------------------------------------ values
+
+
+@value
+class Wire:
+    """What the card is plugged into."""
+
+    kind: WireWord
+    name: str | None = None
+    """link: the other adapter; netdev, tap: the device."""
+    netns: str | None = None
+    """Namespace of the device; null is the daemon's own."""
+
+
+@value
+class Capture:
+    """A recording of what passes one side of the card, in pcapng."""
+
+    place: CaptureWord
+    """Which side; "off" ends the recording."""
+    file: str | None = None
+    """Absolute path of a file that does not exist yet."""
+
+
+@value
+class Selector:
+    """Which packets. For ICMP sport is the type and dport the code; null matches any."""
+
+    src: str = ""
+    """Prefix such as 192.0.2.0/24; empty is all of the family of the other one."""
+    dst: str = ""
+    proto: int | None = None
+    sport: int | None = None
+    dport: int | None = None
+
+
+@value
+class Sa:
+    """One security association, as it is asked for and as it is shown."""
+
+    src: str
+    dst: str
+    proto: ProtocolWord
+    spi: int
+    mode: ModeWord | None = None
+    """Null is transport."""
+    direction: DirectionWord | None = None
+    """Null: out if src is an address of the TAP, in if dst is one."""
+    encryption: str | None = None
+    """Name as in the algorithm table: aes-gcm-128, aes-cbc-256, null …; null for AH."""
+    encryption_key: str | None = field(default=None, repr=False)
+    """Hexadecimal, key and salt together; null in answers unless keys were asked for."""
+    integrity: str | None = None
+    integrity_key: str | None = field(default=None, repr=False)
+    icv_length: int | None = None
+    """Bits; null is the algorithm's default."""
+    esn: bool | None = None
+    replay_window: int | None = None
+    """Packets; null is the default, 0 switches the check off."""
+    reqid: int | None = None
+    selector: Selector | None = None
+    """Traffic the SA may carry; null is all."""
+    sequence_number: int | None = None
+    """Out: last number used. In: highest number seen."""
+    ah_alignment: int | None = None
+    """4 or 8 bytes, IPv4 only."""
+    decap_dscp: bool | None = None
+    no_ecn: bool | None = None
+    no_pmtu_discovery: bool | None = None
+
+
+@value
+class SaName:
+    """What names an SA in events: adapter, direction, destination, protocol, SPI."""
+
+    direction: DirectionWord
+    src: str
+    dst: str
+    proto: ProtocolWord
+    spi: int
+
+
+@value
+class SaState:
+    """One SA of an adapter with its live state."""
+
+    adapter: str
+    sa: Sa
+    handle: int
+    """Offload handle, unique on its adapter."""
+    weak: list[str]
+    """Why its algorithms should not be used."""
+    packets: int
+    bytes: int
+    drops: dict[str, int]
+    """Packets dropped, by the name of the reason."""
+    replay_bitmap: str
+    """In: hexadecimal; bit n is number sequence_number - n. Empty for out."""
+    added: str
+    """RFC 3339."""
+    used: str | None
+    """RFC 3339; null if it never was."""
+
+
+@value
+class Template:
+    """Which SA a policy with action protect wants, one per IPsec header, innermost first."""
+
+    proto: ProtocolWord
+    mode: ModeWord | None = None
+    src: str | None = None
+    """Null in transport mode."""
+    dst: str | None = None
+    reqid: int | None = None
+    """Null or 0 is any."""
+    spi: int | None = None
+
+
+@value
+class Policy:
+    """One entry of the SPD; lower priority is looked at first."""
+
+    direction: DirectionWord
+    selector: Selector
+    action: ActionWord
+    templates: list[Template] | None = None
+    priority: int | None = None
+    index: int | None = None
+    """Given by the daemon."""
+
+
+@value
+class PolicyState:
+    """One policy of an adapter."""
+
+    adapter: str
+    policy: Policy
+
+
+@value
+class PolicyDefault:
+    """What happens on one adapter to packets that match no policy."""
+
+    adapter: str
+    inbound: DefaultWord
+    outbound: DefaultWord
+
+
+@value
+class DropReasonText:
+    """One row of the table of reasons."""
+
+    name: str
+    text: str
+    xfrm_stat: str
+    """Counter of /proc/net/xfrm_stat for the same event; empty where the kernel has none."""
+
+
+@value
+class DropCount:
+    """Frames of one adapter that ended for one reason."""
+
+    name: str
+    text: str
+    xfrm_stat: str
+    place: PlaceWord
+    """Where: in the card, or at one of its two ports."""
+    packets: int
+
+
+@value
+class PortStatistics:
+    """Counters of one port; rx is towards the card, tx away from it."""
+
+    rx_frames: int
+    rx_bytes: int
+    tx_frames: int
+    tx_bytes: int
+
+
+@value
+class CardStatistics:
+    """Counters of the card, in wire packets; tx is host to wire, rx is wire to host."""
+
+    tx_offloaded: int
+    rx_offloaded: int
+    tx_bypassed: int
+    rx_bypassed: int
+    tx_passed: int
+    rx_passed: int
+
+
+@value
+class AdapterStatistics:
+    """All counters of one adapter."""
+
+    adapter: str
+    card: CardStatistics
+    tap: PortStatistics
+    wire: PortStatistics
+    drops: list[DropCount]
+    """Reasons that were counted at least once."""
+    forwarder_errors: int
+    """Bursts given up because of a defect; 0 on a healthy adapter."""
+    sas: list[SaState]
+
+
+@value
+class TapState:
+    """The host side of an adapter."""
+
+    name: str
+    netns: str | None
+    mac: str
+    mtu: int
+    mtu_default: bool
+    """The MTU follows the wire and the policies; false when it was fixed."""
+    addresses: list[str]
+    up: bool
+    attached: bool
+    """The device was there before and stays when the adapter goes."""
+    features: dict[str, str]
+    """Offloads by ethtool name: "on" or "off: REASON"."""
+
+
+@value
+class WireState:
+    """The wire side of an adapter."""
+
+    kind: WireWord
+    name: str | None
+    netns: str | None
+    mtu: int
+    features: dict[str, str]
+
+
+@value
+class AdapterState:
+    """One adapter, its settings and what is in force."""
+
+    name: str
+    state: StateWord
+    reason: str
+    """Why it failed, else empty."""
+    engine: str
+    tap: TapState
+    wire: WireState
+    non_ip: NonIpWord
+    policy_default_in: DefaultWord
+    policy_default_out: DefaultWord
+    capture: Capture | None
+    sa_count: int
+    policy_count: int
+    card: CardStatistics
+    tap_statistics: PortStatistics
+    wire_statistics: PortStatistics
+
+
+@value
+class NdisCapabilities:
+    """NDIS_IPSEC_OFFLOAD_V2, members named as there."""
+
+    encapsulation: int
+    ipv6_supported: bool
+    ipv4_options: bool
+    ipv6_non_ipsec_extension_headers: bool
+    ah: bool
+    esp: bool
+    ah_esp_combined: bool
+    transport: bool
+    tunnel: bool
+    transport_tunnel_combined: bool
+    lso_supported: bool
+    extended_sequence_numbers: bool
+    udp_esp: int
+    authentication_algorithms: int
+    encryption_algorithms: int
+    sa_offload_capacity: int
+
+
+@value
+class AlgorithmCapability:
+    """One algorithm of the table and whether the NIC has it."""
+
+    name: str
+    kernel_name: str
+    ndis_identifier: int
+    supported: bool
+    key_length: int
+    """Bits, with the salt."""
+    salt_length: int
+    icv_lengths: list[int]
+    """Bits, the default first; empty when it makes no ICV."""
+    weak: str
+    """Why it should not be used, else empty."""
+    source: str
+
+
+@value
+class AdapterCapabilities:
+    """What one adapter can do."""
+
+    adapter: str
+    engine: str
+    ndis: NdisCapabilities
+    encryptions: list[AlgorithmCapability]
+    integrities: list[AlgorithmCapability]
+    tap_features: dict[str, str]
+    wire_features: dict[str, str]
+
+
+@value
+class DropEvent:
+    """A packet that was dropped; at most one event of a kind, reason and SA per second."""
+
+    name: str
+    text: str
+    xfrm_stat: str
+    src: str
+    dst: str
+    sequence_number: int
+    suppressed: int
+    """Events of the same kind left out since the last one."""
+
+
+@value
+class Event:
+    """Something that happened. Numbers rise by one per event of the daemon; a gap is a loss."""
+
+    sequence_number: int
+    """subscribed: that of the last event before. lost: that of the last one lost."""
+    time: str
+    """RFC 3339, UTC, microseconds."""
+    kind: EventWord
+    text: str
+    """The same for a person."""
+    adapter: str | None = None
+    sa: SaName | None = None
+    handle: int | None = None
+    policy: Policy | None = None
+    drop: DropEvent | None = None
+    lost: int | None = None
+    """Events this subscriber did not get because it was slow."""
+
+
+# ---------------------------------------------------------------------------------------- adapters
+
+
+@value
+class AdapterReply:
+    """The adapter as it is now."""
+
+    adapter: AdapterState
+
+
+@value
+class NoReply:
+    """Done."""
+
+
+@value
+class AdaptersReply:
+    """Adapters, by name."""
+
+    adapters: list[AdapterState]
+
+
+@call
+class AddAdapter(Call[AdapterReply]):
+    """Make an adapter: a TAP on the host side, a wire on the other. All of it, or nothing."""
+
+    name: str
+    tap: str
+    """Device name; a persistent TAP of that name is attached to."""
+    netns: str | None = None
+    addresses: list[str] | None = None
+    """CIDR form."""
+    mac: str | None = None
+    mtu: int | None = None
+    """Null: the wire's less what the policies in force need."""
+    wire: Wire | None = None
+    """Null is none."""
+    non_ip: NonIpWord | None = None
+    """Null is pass."""
+    features_off: list[str] | None = None
+    """Offloads of the TAP not to use, by ethtool name."""
+
+
+@call
+class SetAdapter(Call[AdapterReply]):
+    """Change an adapter; null leaves what it is. All of it, or nothing."""
+
+    name: str
+    mtu: int | None = None
+    """0: back to the default."""
+    mac: str | None = None
+    addresses: list[str] | None = None
+    """Addresses to add."""
+    up: bool | None = None
+    wire: Wire | None = None
+    non_ip: NonIpWord | None = None
+    policy_default_in: DefaultWord | None = None
+    policy_default_out: DefaultWord | None = None
+    capture: Capture | None = None
+
+
+@call
+class DeleteAdapter(Call[NoReply]):
+    """Remove an adapter with its SAs, policies and the devices it made; a link's other end stays."""
+
+    name: str
+
+
+@call
+class ListAdapters(Call[AdaptersReply]):
+    """Show the adapters, or one."""
+
+    reader = True
+
+    name: str | None = None
+
+
+# --------------------------------------------------------------------------------------------- SAs
+
+
+@value
+class SaReply:
+    """What the NIC answered."""
+
+    adapter: str
+    direction: DirectionWord
+    handle: int
+    status: int
+    status_name: str
+    weak: list[str]
+
+
+@value
+class FlushSasReply:
+    """How many SAs were deleted."""
+
+    count: int
+    status: int
+    status_name: str
+
+
+@value
+class SasReply:
+    """SAs, oldest first."""
+
+    sas: list[SaState]
+
+
+@call
+class AddSa(Call[SaReply]):
+    """Offload an SA (OID_TCP_TASK_IPSEC_OFFLOAD_V2_ADD_SA); gives its handle."""
+
+    sa: Sa
+    adapter: str | None = None
+    """Null: the only one."""
+
+
+@call
+class ReplaceSa(Call[SaReply]):
+    """Put an SA in the place of the one with the same destination, protocol and SPI, which must exist."""
+
+    sa: Sa
+    adapter: str | None = None
+
+
+@call
+class UpdateSa(Call[SaReply]):
+    """Set the upper half of an extended sequence number (OID_TCP_TASK_IPSEC_OFFLOAD_V2_UPDATE_SA).
+
+    The SA is named by its handle or by dst, proto and spi. A null adapter is the only one, or the only one
+    that has the SA."""
+
+    sequence_number_high_order: int
+    adapter: str | None = None
+    handle: int | None = None
+    dst: str | None = None
+    proto: ProtocolWord | None = None
+    spi: int | None = None
+
+
+@call
+class DeleteSa(Call[SaReply]):
+    """Remove an SA (OID_TCP_TASK_IPSEC_OFFLOAD_V2_DELETE_SA), named as for UpdateSa."""
+
+    adapter: str | None = None
+    handle: int | None = None
+    dst: str | None = None
+    proto: ProtocolWord | None = None
+    spi: int | None = None
+
+
+@call
+class FlushSas(Call[FlushSasReply]):
+    """Remove all SAs, of one adapter or protocol if named."""
+
+    adapter: str | None = None
+    proto: ProtocolWord | None = None
+
+
+@call
+class ListSas(Call[SasReply]):
+    """Show the SAs, of one adapter if named. Keys only for an administrator who asks."""
+
+    reader = True
+
+    adapter: str | None = None
+    reveal_keys: bool | None = None
+
+
+# ---------------------------------------------------------------------------------------- policies
+
+
+@value
+class PolicyReply:
+    """The policy as it is in the SPD, or as it was."""
+
+    adapter: str
+    policy: Policy
+
+
+@value
+class FlushPoliciesReply:
+    """How many policies were deleted."""
+
+    count: int
+
+
+@value
+class PoliciesReply:
+    """Policies in the order they are looked at."""
+
+    policies: list[PolicyState]
+
+
+@value
+class PolicyDefaultsReply:
+    """The defaults of every adapter asked for."""
+
+    defaults: list[PolicyDefault]
+
+
+@call
+class AddPolicy(Call[PolicyReply]):
+    """Put a policy into the SPD; with update it takes the place of one with the same selector."""
+
+    policy: Policy
+    adapter: str | None = None
+    update: bool | None = None
+
+
+@call
+class DeletePolicy(Call[PolicyReply]):
+    """Remove the policy with this selector, or with this index."""
+
+    direction: DirectionWord
+    adapter: str | None = None
+    selector: Selector | None = None
+    index: int | None = None
+
+
+@call
+class FlushPolicies(Call[FlushPoliciesReply]):
+    """Remove all policies, of one adapter or direction if named."""
+
+    adapter: str | None = None
+    direction: DirectionWord | None = None
+
+
+@call
+class ListPolicies(Call[PoliciesReply]):
+    """Show the policies, of one adapter if named."""
+
+    reader = True
+
+    adapter: str | None = None
+
+
+@call
+class SetPolicyDefault(Call[PolicyDefaultsReply]):
+    """Say what happens to packets that match no policy; null leaves it. A null adapter is all of them."""
+
+    adapter: str | None = None
+    inbound: DefaultWord | None = None
+    outbound: DefaultWord | None = None
+
+
+@call
+class GetPolicyDefault(Call[PolicyDefaultsReply]):
+    """Show what happens to packets that match no policy."""
+
+    reader = True
+
+    adapter: str | None = None
+
+
+# --------------------------------------------------------------------------------- looking and rest
+
+
+@value
+class DropReasonsReply:
+    """The table of reasons."""
+
+    reasons: list[DropReasonText]
+
+
+@value
+class StatisticsReply:
+    """Counters, by adapter."""
+
+    adapters: list[AdapterStatistics]
+
+
+@value
+class CapabilitiesReply:
+    """Capabilities, by adapter."""
+
+    adapters: list[AdapterCapabilities]
+
+
+@value
+class KeysReply:
+    """Lines of a key file."""
+
+    lines: list[str] = field(repr=False)
+
+
+@value
+class DaemonReply:
+    """The daemon itself."""
+
+    version: str
+    engine: str
+    """Engine of new adapters."""
+    pid: int
+    started: str
+    """RFC 3339."""
+    uptime_s: float
+    loop: str
+    """uvloop or asyncio."""
+    config: str | None
+    """Path of the configuration file; null if there is none."""
+    adapter_count: int
+
+
+@value
+class MonitorReply:
+    """One event."""
+
+    event: Event
+
+
+@call
+class ListDropReasons(Call[DropReasonsReply]):
+    """Show every reason for which a frame is not passed on."""
+
+    reader = True
+
+
+@call
+class GetStatistics(Call[StatisticsReply]):
+    """Show the counters, of one adapter if named."""
+
+    reader = True
+
+    adapter: str | None = None
+
+
+@call
+class GetCapabilities(Call[CapabilitiesReply]):
+    """Show what the NIC can do, of one adapter if named."""
+
+    reader = True
+
+    adapter: str | None = None
+
+
+@call
+class ExportKeys(Call[KeysReply]):
+    """Give the keys of the SAs in the form another program reads.
+
+    "wireshark": lines of Wireshark's UAT file esp_sa."""
+
+    adapter: str | None = None
+    format: Literal["wireshark"] | None = None
+
+
+@call
+class GetDaemon(Call[DaemonReply]):
+    """Show the daemon."""
+
+    reader = True
+
+
+@call
+class Monitor(Call[MonitorReply]):
+    """Hear of every event from now on; the first answer says that the listening has begun.
+
+    A listener that does not keep up loses the oldest events and is told how many."""
+
+    reader = True
+    streams = True
+
+
+CALLS: tuple[type[Call[Any]], ...] = (
+    AddAdapter,
+    SetAdapter,
+    DeleteAdapter,
+    ListAdapters,
+    AddSa,
+    ReplaceSa,
+    UpdateSa,
+    DeleteSa,
+    FlushSas,
+    ListSas,
+    AddPolicy,
+    DeletePolicy,
+    FlushPolicies,
+    ListPolicies,
+    SetPolicyDefault,
+    GetPolicyDefault,
+    ListDropReasons,
+    GetStatistics,
+    GetCapabilities,
+    ExportKeys,
+    GetDaemon,
+    Monitor,
+)
+"""Every method of the interface."""
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+class Refused(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The request cannot be carried out as written; nothing was changed.
+
+    field and value are what was wrong, allowed what would be accepted; status is the NIC's, null when it
+    was not asked."""
+
+    class Parameters:
+        message: str
+        field: str
+        value: str
+        allowed: str
+        status: int | None
+        status_name: str | None
+
+
+class PermissionDenied(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The caller may not do this."""
+
+    class Parameters:
+        message: str
+
+
+# --------------------------------------------------------------------------------------- interface
+
+
+class Service(Protocol):
+    """Who carries the calls out."""
+
+    def answer(self, request: Call[Reply_co]) -> Awaitable[Reply_co]:
+        """Carry out a call.
+
+        Raises:
+            RequestError: it is refused; nothing was changed.
+        """
+        ...
+
+    def stream(self, request: Call[Reply_co]) -> AsyncIterator[Reply_co]:
+        """Carry out a call whose class has `streams`."""
+        ...
+
+
+class AdapterInterface(VarlinkInterface, name=INTERFACE):
+    """Virtual network cards with IPsec offload: adapters, their SAs, policies and counters."""
+
+    errors = (Refused, PermissionDenied)
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+
+def parameters_of(message: object) -> dict[str, Any]:
+    """Give the fields of a call or reply by name, values as they are."""
+    return {one.name: getattr(message, one.name) for one in dataclasses.fields(message)}  # type: ignore[arg-type]
+
+
+def _method(request: type[Call[Any]]) -> Callable[..., Any]:
+    """Make the Varlink method of a call."""
+    reply = request.reply_type()
+    typed_dict: Any = typing.TypedDict
+    returned = typed_dict(reply.__name__, {one.name: one.type for one in dataclasses.fields(reply)})
+
+    async def single(self: AdapterInterface, **parameters: Any) -> AnnotatedResult:
+        return AnnotatedResult(parameters_of(await self.service.answer(request(**parameters))))
+
+    async def stream(self: AdapterInterface, **parameters: Any) -> AsyncIterator[AnnotatedResult]:
+        async for answer in self.service.stream(request(**parameters)):
+            yield AnnotatedResult(parameters_of(answer), continues=True)
+
+    method: Any = stream if request.streams else single
+    method.__name__ = method.__qualname__ = request.__name__
+    method.__doc__ = request.__doc__
+    method.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(
+                inspect.Parameter(
+                    one.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=inspect.Parameter.empty if one.default is dataclasses.MISSING else one.default,
+                    annotation=one.type,
+                )
+                for one in dataclasses.fields(request)  # type: ignore[arg-type]
+            ),
+        ],
+        return_annotation=AsyncIterator[returned] if request.streams else returned,
+    )
+    return varlinkmethod(method)
+
+
+for _call in CALLS:
+    setattr(AdapterInterface, _call.__name__, _method(_call))
+
+
+def render() -> str:
+    """Give the text of the interface file."""
+    return AdapterInterface.render_interface_description()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
