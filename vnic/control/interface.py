@@ -10,15 +10,18 @@ This module does without postponed annotations: asyncvarlink reads the types as 
 Source: https://varlink.org/Interface-Definition; NDIS members by the names of the sheet.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import sys
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from asyncvarlink import AnnotatedResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+
+from vnic.errors import RequestError, VnicError
 
 INTERFACE = "io.vnic.Adapter"
 
@@ -55,8 +58,19 @@ EventWord = Literal[
 
 Reply_co = TypeVar("Reply_co", covariant=True)
 
-value = dataclass(frozen=True, slots=True, kw_only=True)
-call = dataclass(frozen=True, kw_only=True)
+Message = TypeVar("Message")
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def value(cls: type[Message]) -> type[Message]:
+    """Make a struct type of the interface, or a reply."""
+    return dataclass(frozen=True, slots=True, kw_only=True)(cls)
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def call(cls: type[Message]) -> type[Message]:
+    """Make a method of the interface."""
+    return dataclass(frozen=True, kw_only=True)(cls)
 
 
 class Call(Generic[Reply_co]):
@@ -66,6 +80,10 @@ class Call(Generic[Reply_co]):
     """Whether one who may only look may call it; all else needs an administrator."""
     streams: ClassVar[bool] = False
     """Whether replies follow one another until the caller goes."""
+
+    def open_to_reader(self) -> bool:
+        """Whether one who may only look may make this very call."""
+        return self.reader
 
     @classmethod
     def reply_type(cls) -> type[Reply_co]:
@@ -101,11 +119,11 @@ class Capture:
 
 @value
 class Selector:
-    """Which packets. For ICMP sport is the type and dport the code; null matches any."""
+    """Which packets. For ICMP sport is the type and dport the code; null matches any. src or dst is given."""
 
-    src: str = ""
-    """Prefix such as 192.0.2.0/24; empty is all of the family of the other one."""
-    dst: str = ""
+    src: str | None = None
+    """Prefix such as 192.0.2.0/24; null is all of the family of dst."""
+    dst: str | None = None
     proto: int | None = None
     sport: int | None = None
     dport: int | None = None
@@ -148,13 +166,14 @@ class Sa:
 
 @value
 class SaName:
-    """What names an SA in events: adapter, direction, destination, protocol, SPI."""
+    """What names an SA in events."""
 
-    direction: DirectionWord
-    src: str
     dst: str
     proto: ProtocolWord
     spi: int
+    direction: DirectionWord | None = None
+    """Null where the data path tells of it: there destination, protocol and SPI say all."""
+    src: str | None = None
 
 
 @value
@@ -588,6 +607,9 @@ class ListSas(Call[SasReply]):
     adapter: str | None = None
     reveal_keys: bool | None = None
 
+    def open_to_reader(self) -> bool:
+        return not self.reveal_keys
+
 
 # ---------------------------------------------------------------------------------------- policies
 
@@ -763,7 +785,8 @@ class ExportKeys(Call[KeysReply]):
     "wireshark": lines of Wireshark's UAT file esp_sa."""
 
     adapter: str | None = None
-    format: Literal["wireshark"] | None = None
+    format: str | None = None
+    """Null is wireshark, the only one so far."""
 
 
 @call
@@ -835,6 +858,13 @@ class PermissionDenied(TypedVarlinkErrorReply, interface=INTERFACE):
         message: str
 
 
+class InternalError(TypedVarlinkErrorReply, interface=INTERFACE):
+    """A defect of the daemon; its log says where."""
+
+    class Parameters:
+        message: str
+
+
 # --------------------------------------------------------------------------------------- interface
 
 
@@ -845,7 +875,7 @@ class Service(Protocol):
         """Carry out a call.
 
         Raises:
-            RequestError: it is refused; nothing was changed.
+            VnicError: it is refused; nothing was changed.
         """
         ...
 
@@ -857,29 +887,76 @@ class Service(Protocol):
 class AdapterInterface(VarlinkInterface, name=INTERFACE):
     """Virtual network cards with IPsec offload: adapters, their SAs, policies and counters."""
 
-    errors = (Refused, PermissionDenied)
+    errors = (Refused, PermissionDenied, InternalError)
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, administrator: bool) -> None:
+        """Serve one caller.
+
+        Args:
+            administrator: whether the caller may change things and see keys.
+        """
         self.service = service
+        self.administrator = administrator
+
+    def admit(self, request: Call[Any]) -> None:
+        """Let a call of this caller pass.
+
+        Raises:
+            PermissionDenied: it needs an administrator.
+        """
+        if not self.administrator and not request.open_to_reader():
+            raise PermissionDenied(message="only an administrator may do this; run it as root")
+
+
+def fields_of(message: object) -> tuple[dataclasses.Field[Any], ...]:
+    """Give the fields of a call, a reply or a struct, or of its class."""
+    return dataclasses.fields(typing.cast(Any, message))
 
 
 def parameters_of(message: object) -> dict[str, Any]:
-    """Give the fields of a call or reply by name, values as they are."""
-    return {one.name: getattr(message, one.name) for one in dataclasses.fields(message)}  # type: ignore[arg-type]
+    """Give the values of a call or reply by name, unconverted."""
+    return {one.name: getattr(message, one.name) for one in fields_of(message)}
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a service raises on purpose into the error of the interface."""
+    try:
+        yield
+    except RequestError as error:
+        status = getattr(error, "status", None)
+        raise Refused(
+            message=error.message,
+            field=error.field,
+            value=error.value,
+            allowed=error.allowed,
+            status=None if status is None else int(status),
+            status_name=None if status is None else status.label,
+        ) from error
+    except VnicError as error:
+        raise Refused(
+            message=str(error), field="", value="", allowed="", status=None, status_name=None
+        ) from error
 
 
 def _method(request: type[Call[Any]]) -> Callable[..., Any]:
     """Make the Varlink method of a call."""
     reply = request.reply_type()
     typed_dict: Any = typing.TypedDict
-    returned = typed_dict(reply.__name__, {one.name: one.type for one in dataclasses.fields(reply)})
+    returned = typed_dict(reply.__name__, {one.name: one.type for one in fields_of(reply)})
 
     async def single(self: AdapterInterface, **parameters: Any) -> AnnotatedResult:
-        return AnnotatedResult(parameters_of(await self.service.answer(request(**parameters))))
+        made = request(**parameters)
+        self.admit(made)
+        with _refusing():
+            return AnnotatedResult(parameters_of(await self.service.answer(made)))
 
     async def stream(self: AdapterInterface, **parameters: Any) -> AsyncIterator[AnnotatedResult]:
-        async for answer in self.service.stream(request(**parameters)):
-            yield AnnotatedResult(parameters_of(answer), continues=True)
+        made = request(**parameters)
+        self.admit(made)
+        with _refusing():
+            async for answer in self.service.stream(made):
+                yield AnnotatedResult(parameters_of(answer), continues=True)
 
     method: Any = stream if request.streams else single
     method.__name__ = method.__qualname__ = request.__name__
@@ -894,10 +971,10 @@ def _method(request: type[Call[Any]]) -> Callable[..., Any]:
                     default=inspect.Parameter.empty if one.default is dataclasses.MISSING else one.default,
                     annotation=one.type,
                 )
-                for one in dataclasses.fields(request)  # type: ignore[arg-type]
+                for one in fields_of(request)
             ),
         ],
-        return_annotation=AsyncIterator[returned] if request.streams else returned,
+        return_annotation=typing.cast(Any, AsyncIterator)[returned] if request.streams else returned,
     )
     return varlinkmethod(method)
 
@@ -906,10 +983,7 @@ for _call in CALLS:
     setattr(AdapterInterface, _call.__name__, _method(_call))
 
 
-def render() -> str:
-    """Give the text of the interface file."""
-    return AdapterInterface.render_interface_description()
-
-
 if __name__ == "__main__":
+    from vnic.control.description import render
+
     sys.stdout.write(render())
