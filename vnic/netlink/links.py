@@ -141,10 +141,8 @@ async def require(name: str, netns: str | None = None) -> Link:
         RequestError: `name` or `netns` cannot be a name.
         PortError: there is no such link, or as for `lookup`.
     """
-    link = await lookup(name, netns)
-    if link is None:
-        raise _missing(name, netns)
-    return link
+    check_name(name)
+    return await _session(f"look for {name}{where(netns)}", netns, partial(_found, name=name, netns=netns))
 
 
 async def addresses(name: str, netns: str | None = None) -> list[IpInterface]:
@@ -156,9 +154,7 @@ async def addresses(name: str, netns: str | None = None) -> list[IpInterface]:
     check_name(name)
 
     async def work(route: AsyncIPRoute) -> list[IpInterface]:
-        link = await _find(route, name=name, netns=netns)
-        if link is None:
-            raise _missing(name, netns)
+        link = await _found(route, name, netns)
         return await _addresses(route, link.index)
 
     return await _session(f"list the addresses of {name}{where(netns)}", netns, work)
@@ -194,15 +190,13 @@ async def configure(
     wanted = [check_address(cidr) for cidr in addresses]
 
     async def work(route: AsyncIPRoute) -> Link:
-        link = await _find(route, name=name, netns=netns)
-        if link is None:
-            raise _missing(name, netns)
+        link = await _found(route, name, netns)
         _check_mtu(link, mtu, wanted)
         present = await _addresses(route, link.index) if wanted else []
         missing = [interface for interface in dict.fromkeys(wanted) if interface not in present]
         steps = _plan(route, link, mac=mac, mtu=mtu, missing=missing, up=up)
         await _take(steps, f"{name}{where(netns)}")
-        return await _find(route, name=name, netns=netns) or _raise(_missing(name, netns))
+        return await _found(route, name, netns)
 
     return await _session(f"configure {name}{where(netns)}", netns, work)
 
@@ -241,7 +235,7 @@ async def create(
                     stack.callback(os.close, descriptor)
                     attributes["peer"]["net_ns_fd"] = descriptor
             await route.link("add", ifname=name, kind=kind, **attributes)
-        return await _find(route, name=name, netns=netns) or _raise(_missing(name, netns))
+        return await _found(route, name, netns)
 
     return await _session(f"create {kind} {name}{where(netns)}", netns, work)
 
@@ -255,7 +249,7 @@ async def delete(name: str, netns: str | None = None) -> None:
     check_name(name)
 
     async def work(route: AsyncIPRoute) -> None:
-        link = await _find(route, name=name, netns=netns) or _raise(_missing(name, netns))
+        link = await _found(route, name, netns)
         await route.link("del", index=link.index)
 
     await _session(f"delete {name}{where(netns)}", netns, work)
@@ -270,7 +264,7 @@ async def move(name: str, target: str, netns: str | None = None) -> None:
     check_name(name)
 
     async def work(route: AsyncIPRoute) -> None:
-        link = await _find(route, name=name, netns=netns) or _raise(_missing(name, netns))
+        link = await _found(route, name, netns)
         descriptor = open_namespace(target)
         try:
             await route.link("set", index=link.index, net_ns_fd=descriptor)
@@ -384,7 +378,7 @@ async def _session(action: str, netns: str | None, work: Callable[[AsyncIPRoute]
         raise refusal(action, error) from error
 
 
-async def _find(route: AsyncIPRoute, *, name: str, netns: str | None) -> Link | None:
+async def _find(route: AsyncIPRoute, name: str, netns: str | None) -> Link | None:
     try:
         (message,) = await route.link("get", ifname=name)
     except NetlinkError as error:
@@ -405,7 +399,17 @@ async def _find(route: AsyncIPRoute, *, name: str, netns: str | None) -> Link | 
     )
 
 
-async def _present(route: AsyncIPRoute, *, index: int) -> bool:
+async def _found(route: AsyncIPRoute, name: str, netns: str | None) -> Link:
+    link = await _find(route, name, netns)
+    if link is None:
+        show = f"ip {'' if netns is None else f'-n {netns} '}link show"
+        raise PortError(
+            f"there is no device {name}{where(netns)}; create it first or correct the name (`{show}`)"
+        )
+    return link
+
+
+async def _present(route: AsyncIPRoute, index: int) -> bool:
     try:
         await route.link("get", index=index)
     except NetlinkError as error:
@@ -458,14 +462,3 @@ def _read_news(subscription: socket.socket, index: int, news: asyncio.Future[boo
         if message["header"]["type"] == RTM_DELLINK and message["index"] == index:
             news.set_result(True)
             return
-
-
-def _missing(name: str, netns: str | None) -> PortError:
-    flag = "" if netns is None else f"-n {netns} "
-    return PortError(
-        f"there is no device {name}{where(netns)}; create it first or correct the name (`ip {flag}link show`)"
-    )
-
-
-def _raise(error: PortError) -> Any:
-    raise error
