@@ -1,0 +1,69 @@
+"""Counting what happened, and telling what is worth telling.
+
+Law: every frame that ends in the card is counted here, under a reason of the one table. Events are
+limited to one per reason and SA each second, so that attack traffic cannot flood a monitor or a log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vnic.ipsec.association import SaId
+from vnic.ipsec.counters import CardCounters, EngineEvent, EventKind, SaCounters
+from vnic.ipsec.drops import DropReason
+
+_EVENT_INTERVAL_S = 1.0
+_MAX_PENDING = 1024
+"""Events kept until somebody takes them; more are counted as suppressed."""
+_MAX_SOURCES = 4096
+"""Pairs of reason and SA whose last event is remembered."""
+
+
+class Audit:
+    """The card's counters and its pending events."""
+
+    def __init__(self) -> None:
+        self.card = CardCounters()
+        self._pending: list[EngineEvent] = []
+        self._last: dict[tuple[EventKind, DropReason | None, SaId | None], tuple[float, int]] = {}
+
+    def drop(
+        self,
+        reason: DropReason,
+        now: float,
+        *,
+        sa: SaId | None = None,
+        counters: SaCounters | None = None,
+        source: bytes = b"",
+        destination: bytes = b"",
+        sequence_number: int = 0,
+        count: int = 1,
+    ) -> None:
+        """Count `count` frames that end here, on the card and on the SA if one is at hand."""
+        drops = self.card.drops
+        drops[reason] = drops.get(reason, 0) + count
+        if counters is not None:
+            counters.drops[reason] = counters.drops.get(reason, 0) + count
+        self.tell(
+            EngineEvent(EventKind.DROP, sa, reason, source, destination, sequence_number),
+            now,
+        )
+
+    def tell(self, event: EngineEvent, now: float) -> None:
+        """Queue an event, unless one of the same kind, reason and SA was told within the last second."""
+        key = (event.kind, event.drop, event.sa)
+        last, suppressed = self._last.get(key, (-_EVENT_INTERVAL_S, 0))
+        if now - last < _EVENT_INTERVAL_S or len(self._pending) >= _MAX_PENDING:
+            self._last[key] = (last, suppressed + 1)
+            return
+        if len(self._last) >= _MAX_SOURCES:
+            self._last.clear()
+        self._last[key] = (now, 0)
+        self._pending.append(replace(event, suppressed=suppressed) if suppressed else event)
+
+    def take_events(self) -> list[EngineEvent]:
+        """Give the queued events and forget them."""
+        pending = self._pending
+        if pending:
+            self._pending = []
+        return pending

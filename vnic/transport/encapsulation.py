@@ -1,0 +1,370 @@
+"""Framing: outer headers, AH and ESP headers, padding, trailer, and the room for IV and ICV.
+
+Law: writes every byte but IV, cipher text and ICV, which stay zero for the NIC; keeps no packet.
+
+    transport mode  [ Ethernet | IP | AH? | ESP 8 | IV | payload | pad | 2 | ICV ]
+    tunnel mode     [ Ethernet | outer IP | AH? | ESP 8 | IV | inner IP packet | pad | 2 | ICV ]
+    both            [ Ethernet | outer IP | AH? | ESP 8 | IV | IP | AH? | ESP 8 | IV | payload | pad | 2 | ICV
+                      | pad | 2 | ICV ]
+
+Source: RFC 4301 §5.1.2, RFC 4302 §3.1, RFC 4303 §3.1, RFC 6040 §4.1 (outer ECN is the inner one).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from vnic.ipsec.association import IpsecProtocol, SecurityAssociation
+from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, TransmitInfo
+from vnic.packet.ah import AH_FIXED_LENGTH, ah_header_length
+from vnic.packet.checksum import ones_complement_sum
+from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
+from vnic.packet.ip import IPV4_IN_IP, IPV4_LENGTH, IPV6_IN_IP, IPV6_LENGTH
+from vnic.transport.sad import SaState
+
+_NO_HANDLE = OffloadHandle(0)
+_OUTER_HOP_LIMIT = 64
+"""The kernel's default for locally made packets."""
+_ECN_MASK = 0x03
+_DONT_FRAGMENT = 0x4000
+_MAX_CACHED_HEADERS = 512
+
+_IPV4 = struct.Struct(">BBHHHBBH4s4s")
+_IPV6 = struct.Struct(">IHBB16s16s")
+_U16 = struct.Struct(">H")
+
+
+class Portion:
+    """The SAs that protect one portion of a packet (transport or tunnel) and their sizes.
+
+    Attributes:
+        esp, ah: the SAs; at least one is there. With both, ESP comes first and AH covers the result.
+        ah_length: bytes of the AH header, 0 without AH.
+        esp_header_length: bytes of ESP header and IV, 0 without ESP.
+    """
+
+    __slots__ = (
+        "_ah_low",
+        "_ah_pack",
+        "_ah_words",
+        "_alignment",
+        "_esp_low",
+        "_esp_overhead",
+        "_esp_pack",
+        "_esp_spi",
+        "_icv_length",
+        "_trailers",
+        "ah",
+        "ah_length",
+        "esp",
+        "esp_header_length",
+    )
+
+    def __init__(self, esp: SaState | None, ah: SaState | None) -> None:
+        self.esp = esp
+        self.ah = ah
+        self.ah_length = 0
+        self.esp_header_length = 0
+        self._alignment = 4
+        self._icv_length = 0
+        self._esp_overhead = 0
+        self._esp_spi = 0
+        self._esp_low = 0
+        self._ah_low = 0
+        self._trailers: dict[tuple[int, int], bytes] = {}
+        if esp is not None:
+            iv, self._alignment, self._icv_length = esp_sizes(esp.sa)
+            self.esp_header_length = ESP_HEADER_LENGTH + iv
+            self._esp_overhead = self.esp_header_length + ESP_TRAILER_LENGTH + self._icv_length
+            self._esp_spi = esp.sa.spi
+            self._esp_pack = struct.Struct(f">II{iv}x").pack
+        if ah is not None:
+            self.ah_length = ah_sizes(ah.sa)
+            self._ah_words = self.ah_length // 4 - 2
+            self._ah_pack = struct.Struct(f">BBHII{self.ah_length - AH_FIXED_LENGTH}x").pack
+
+    @property
+    def handle(self) -> OffloadHandle:
+        """Handle of the SA or of the bundle."""
+        state = self.esp or self.ah
+        assert state is not None
+        return state.handle
+
+    def states(self) -> list[SaState]:
+        """Its SAs, ESP first."""
+        return [state for state in (self.esp, self.ah) if state is not None]
+
+    def take_numbers(self, count: int) -> SaState | None:
+        """Take `count` sequence numbers of every SA; gives the SA that has not so many left, if any."""
+        for state in (self.esp, self.ah):
+            if state is None:
+                continue
+            assert state.sequence is not None
+            first = state.sequence.take(count)
+            if not first:
+                return state
+            if state is self.esp:
+                self._esp_low = first
+            else:
+                self._ah_low = first
+        return None
+
+    def wrap(self, parts: list[bytes | bytearray], length: int, next_header: int) -> tuple[int, int]:
+        """Put AH and ESP around `parts`, in place, with the next of the numbers taken.
+
+        Args:
+            parts: what is protected, in pieces.
+            length: its bytes.
+            next_header: protocol number of its first header.
+
+        Returns:
+            Bytes of everything together, and the ESP padding (0 without ESP).
+        """
+        pad = 0
+        if self.esp is not None:
+            pad = -(length + ESP_TRAILER_LENGTH) % self._alignment
+            trailer = self._trailers.get((pad, next_header))
+            if trailer is None:
+                trailer = PADDING[:pad] + bytes((pad, next_header)) + bytes(self._icv_length)
+                self._trailers[pad, next_header] = trailer
+            parts.append(trailer)
+            parts.insert(0, self._esp_pack(self._esp_spi, self._esp_low & 0xFFFFFFFF))
+            self._esp_low += 1
+            length += self._esp_overhead + pad
+            next_header = IpsecProtocol.ESP
+        if self.ah is not None:
+            parts.insert(
+                0,
+                self._ah_pack(next_header, self._ah_words, 0, self.ah.sa.spi, self._ah_low & 0xFFFFFFFF),
+            )
+            self._ah_low += 1
+            length += self.ah_length
+        return length, pad
+
+    @property
+    def last_number(self) -> int:
+        """Sequence number of the packet wrapped last."""
+        return (self._esp_low if self.esp is not None else self._ah_low) - 1
+
+    @property
+    def protocol(self) -> int:
+        """Protocol number of its outermost header."""
+        return IpsecProtocol.AH if self.ah is not None else IpsecProtocol.ESP
+
+    def room(self, available: int) -> int:
+        """Most bytes it can protect so that the result has at most `available`."""
+        available -= self.ah_length
+        if self.esp is not None:
+            available -= self.esp_header_length + self._icv_length
+            available = available // self._alignment * self._alignment - ESP_TRAILER_LENGTH
+        return available
+
+
+def esp_sizes(sa: SecurityAssociation) -> tuple[int, int, int]:
+    """IV length, alignment and ICV length of an ESP SA, in bytes."""
+    block = sa.encryption.block_length if sa.encryption else 1
+    return sa.iv_length, max(block, 4), sa.icv_length
+
+
+def ah_sizes(sa: SecurityAssociation) -> int:
+    """Bytes of the whole AH header of an SA (RFC 4302 §2.2: 8-byte steps over IPv6)."""
+    return ah_header_length(sa.iv_length + sa.icv_length, 8 if sa.ipv6 else sa.ah_alignment)
+
+
+class Encapsulation:
+    """How packets of one flow are framed: a transport portion, a tunnel portion, or both.
+
+    Attributes:
+        transport, tunnel: the portions; at least one is there.
+    """
+
+    __slots__ = ("_destination", "_infos", "_outer", "_outer_headers", "_source", "transport", "tunnel")
+
+    def __init__(self, transport: Portion | None, tunnel: Portion | None) -> None:
+        self.transport = transport
+        self.tunnel = tunnel
+        self._infos: dict[tuple[int, int, int], TransmitInfo] = {}
+        self._outer_headers: dict[tuple[int, int, int], bytes] = {}
+        self._outer: SecurityAssociation | None = None
+        if tunnel is not None:
+            self._outer = tunnel.states()[0].sa
+            self._source = self._outer.source
+            self._destination = self._outer.destination
+
+    def states(self) -> list[SaState]:
+        """Every SA a packet passes, innermost first."""
+        states = self.transport.states() if self.transport is not None else []
+        return states + self.tunnel.states() if self.tunnel is not None else states
+
+    def take_numbers(self, count: int) -> SaState | None:
+        """Take numbers for `count` packets from every SA; gives the SA that is exhausted, if any.
+
+        Numbers of the other SAs are then lost, which peers see as loss and never as reuse.
+        """
+        for portion in (self.transport, self.tunnel):
+            if portion is not None and (exhausted := portion.take_numbers(count)) is not None:
+                return exhausted
+        return None
+
+    def frame(
+        self,
+        ethernet: bytes,
+        ip_header: bytes,
+        protocol: int,
+        protocol_offset: int,
+        parts: list[bytes | bytearray],
+        length: int,
+    ) -> NetBuffer:
+        """Frame one packet; the numbers must have been taken.
+
+        Args:
+            ethernet: everything before the IP header.
+            ip_header: IP header with options or extension headers.
+            protocol, protocol_offset: what follows it, and where in `ip_header` that is written.
+            parts: what follows the IP header, in pieces; changed.
+            length: bytes of `parts`.
+        """
+        pad = 0
+        next_header = protocol
+        if self.transport is not None:
+            length, pad = self.transport.wrap(parts, length, protocol)
+            ip_header = with_protocol(ip_header, self.transport.protocol, protocol_offset, length)
+        if self.tunnel is None:
+            parts[:0] = (ethernet, ip_header)
+            return NetBuffer(
+                bytearray().join(parts), None, self._transmit_info(next_header, pad, len(ip_header))
+            )
+        inner_header_length = len(ip_header)
+        ipv6 = ip_header[0] >> 4 == 6
+        parts.insert(0, ip_header)
+        tunnel_next = IPV6_IN_IP if ipv6 else IPV4_IN_IP
+        length, tunnel_pad = self.tunnel.wrap(parts, length + inner_header_length, tunnel_next)
+        if self.transport is None:
+            next_header, pad = tunnel_next, tunnel_pad
+        ethernet, outer = self._outer_header(ethernet, ip_header, ipv6, length)
+        parts[:0] = (ethernet, outer)
+        info = self._transmit_info(next_header, pad, inner_header_length)
+        return NetBuffer(bytearray().join(parts), None, info)
+
+    def room(self, wire_mtu: int, ip_header_length: int) -> int:
+        """Largest IP packet, in bytes, that fits `wire_mtu` once framed."""
+        if self._outer is not None:
+            assert self.tunnel is not None
+            wire_mtu = self.tunnel.room(wire_mtu - (IPV6_LENGTH if self._outer.ipv6 else IPV4_LENGTH))
+        if self.transport is not None:
+            wire_mtu = self.transport.room(wire_mtu - ip_header_length) + ip_header_length
+        return wire_mtu
+
+    def _transmit_info(self, next_header: int, pad: int, ip_header_length: int) -> TransmitInfo:
+        info = self._infos.get((next_header, pad, ip_header_length))
+        if info is None:
+            info = self._make_info(next_header, pad, ip_header_length)
+            self._infos[next_header, pad, ip_header_length] = info
+        return info
+
+    def _make_info(self, next_header: int, pad: int, ip_header_length: int) -> TransmitInfo:
+        offset = ip_header_length
+        tunnel_handle = _NO_HANDLE
+        portion = self.transport
+        if self._outer is not None:
+            assert self.tunnel is not None
+            outer_length = IPV6_LENGTH if self._outer.ipv6 else IPV4_LENGTH
+            if portion is None:
+                portion = self.tunnel
+                offset = outer_length
+            else:
+                tunnel_handle = self.tunnel.handle
+                offset += outer_length + self.tunnel.ah_length + self.tunnel.esp_header_length
+        assert portion is not None
+        return TransmitInfo(
+            offload_handle=portion.handle,
+            tunnel_handle=tunnel_handle,
+            next_header=next_header,
+            pad_length=pad,
+            ah_header_offset=offset if portion.ah is not None else 0,
+            esp_header_offset=offset + portion.ah_length if portion.esp is not None else 0,
+        )
+
+    def _outer_header(
+        self, ethernet: bytes, inner: bytes, inner_ipv6: bool, payload_length: int
+    ) -> tuple[bytes, bytes]:
+        """The Ethernet header with the outer EtherType, and the outer IP header."""
+        sa = self._outer
+        assert sa is not None
+        assert self.tunnel is not None
+        if inner_ipv6:
+            traffic_class = (inner[0] & 0x0F) << 4 | inner[1] >> 4
+            flow_or_flags = (inner[1] & 0x0F) << 16 | inner[2] << 8 | inner[3]
+        else:
+            traffic_class = inner[1]
+            flow_or_flags = inner[6] << 8 & _DONT_FRAGMENT
+        key = (payload_length, traffic_class, flow_or_flags if inner_ipv6 == sa.ipv6 else inner_ipv6)
+        header = self._outer_headers.get(key)
+        if header is None:
+            if sa.no_ecn:
+                traffic_class &= ~_ECN_MASK
+            if sa.ipv6:
+                header = self._outer_ipv6(traffic_class, flow_or_flags if inner_ipv6 else 0, payload_length)
+                self._cache(key, header)
+            elif (inner_ipv6 or flow_or_flags) and not sa.no_pmtu_discovery:
+                # An atomic datagram needs no identification (RFC 6864 §4.1).
+                header = self._outer_ipv4(traffic_class, payload_length, _DONT_FRAGMENT, 0)
+                self._cache(key, header)
+            else:
+                header = self._outer_ipv4(traffic_class, payload_length, 0, self.tunnel.last_number & 0xFFFF)
+        if inner_ipv6 != sa.ipv6:
+            ethernet = ethernet[:-2] + (b"\x86\xdd" if sa.ipv6 else b"\x08\x00")
+        return ethernet, header
+
+    def _cache(self, key: tuple[int, int, int], header: bytes) -> None:
+        if len(self._outer_headers) >= _MAX_CACHED_HEADERS:
+            self._outer_headers.clear()
+        self._outer_headers[key] = header
+
+    def _outer_ipv4(self, tos: int, payload_length: int, flags: int, identification: int) -> bytes:
+        assert self.tunnel is not None
+        header = bytearray(
+            _IPV4.pack(
+                0x45,
+                tos,
+                IPV4_LENGTH + payload_length,
+                identification,
+                flags,
+                _OUTER_HOP_LIMIT,
+                self.tunnel.protocol,
+                0,
+                self._source,
+                self._destination,
+            )
+        )
+        _U16.pack_into(header, 10, 0xFFFF - ones_complement_sum(header))
+        return bytes(header)
+
+    def _outer_ipv6(self, traffic_class: int, flow_label: int, payload_length: int) -> bytes:
+        assert self.tunnel is not None
+        return _IPV6.pack(
+            6 << 28 | traffic_class << 20 | flow_label,
+            payload_length,
+            self.tunnel.protocol,
+            _OUTER_HOP_LIMIT,
+            self._source,
+            self._destination,
+        )
+
+
+def with_protocol(ip_header: bytes, protocol: int, protocol_offset: int, payload_length: int) -> bytes:
+    """An IP header with another upper protocol and length, and the checksum that goes with them.
+
+    Args:
+        protocol_offset: where in `ip_header` the protocol is written.
+        payload_length: bytes behind `ip_header`.
+    """
+    header = bytearray(ip_header)
+    header[protocol_offset] = protocol
+    if header[0] >> 4 == 4:
+        _U16.pack_into(header, 2, len(header) + payload_length)
+        _U16.pack_into(header, 10, 0)
+        _U16.pack_into(header, 10, 0xFFFF - ones_complement_sum(header))
+    else:
+        _U16.pack_into(header, 4, len(header) - IPV6_LENGTH + payload_length)
+    return bytes(header)

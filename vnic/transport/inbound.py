@@ -1,0 +1,385 @@
+"""Frames of the wire on their way to the host: the NIC's verdict, replay, stripping, policy.
+
+Law: trusts `ReceiveInfo.verified` and nothing else; reads no cipher text as meaning. Every frame either
+goes to the host as an ordinary frame or ends here and is counted.
+
+    NIC's verdict -> each layer, outermost first: SA, replay check then advance, padding, strip
+                  -> policy against the SAs that really protected it -> host
+
+RFC 4303 §3.4.3 wants the replay check before the ICV; in the NDIS split the NIC comes first (R11, R184), so
+here it comes second. The window still moves only for what was authenticated.
+
+Source: RFC 4301 §5.2; RFC 4302 §3.4; RFC 4303 §3.4; RFC 6040 §4.2.
+"""
+
+from __future__ import annotations
+
+from vnic.errors import PacketError
+from vnic.ipsec.association import Direction, Mode
+from vnic.ipsec.drops import DropReason
+from vnic.ipsec.policy import FlowKey, Match, PolicyAction, PolicyEntry
+from vnic.ipsec.replay import ReplayVerdict
+from vnic.ipsec.sequence import infer_extended
+from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
+from vnic.ndis.status import CryptoStatus
+from vnic.packet.ah import AH_FIXED_LENGTH, ah_length
+from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
+from vnic.packet.ethernet import ip_offset
+from vnic.packet.icmp import is_neighbour_discovery
+from vnic.packet.ip import AH, ESP, IPV4_IN_IP, IPV6_IN_IP, NO_NEXT_HEADER, IpHeader, parse_ip
+from vnic.transport.audit import Audit
+from vnic.transport.encapsulation import with_protocol
+from vnic.transport.flow import flow_key
+from vnic.transport.sad import Sad, SaState
+from vnic.transport.spd import Spd, Unsure
+
+_MAX_FLOWS = 8192
+_MAX_LAYERS = 4
+"""AH and ESP of a tunnel portion, AH and ESP of a transport portion."""
+_ECN_MASK = 0x03
+_ECN_CE = 0x03
+_DSCP_MASK = 0xFC
+
+_STATUS_REASONS = {
+    CryptoStatus.GENERIC_ERROR: DropReason.IN_CRYPTO,
+    CryptoStatus.TRANSPORT_AH_AUTH_FAILED: DropReason.IN_ICV,
+    CryptoStatus.TRANSPORT_ESP_AUTH_FAILED: DropReason.IN_ICV,
+    CryptoStatus.TUNNEL_AH_AUTH_FAILED: DropReason.IN_ICV,
+    CryptoStatus.TUNNEL_ESP_AUTH_FAILED: DropReason.IN_ICV,
+    CryptoStatus.INVALID_PACKET_SYNTAX: DropReason.IN_SYNTAX,
+    CryptoStatus.INVALID_PROTOCOL: DropReason.IN_PROTOCOL,
+    CryptoStatus.SUCCESS: DropReason.IN_CRYPTO,
+}
+
+_ECN_DECAPSULATED = (
+    # inner: not-ECT, ECT(1), ECT(0), CE; a row per outer: not-ECT, ECT(1), ECT(0), CE. None: drop.
+    (0, 1, 2, 3),
+    (0, 1, 1, 3),
+    (0, 1, 2, 3),
+    (None, 3, 3, 3),
+)
+"""RFC 6040 §4.2, figure 4."""
+
+
+class _Dropped(Exception):
+    """The frame ends here."""
+
+    def __init__(self, reason: DropReason, state: SaState | None = None, sequence_number: int = 0) -> None:
+        self.reason = reason
+        self.state = state
+        self.sequence_number = sequence_number
+
+
+class Inbound:
+    """The receive half of the transport."""
+
+    def __init__(self, spd: Spd, sad: Sad, audit: Audit) -> None:
+        self._spd = spd
+        self._sad = sad
+        self._audit = audit
+        self._flows: dict[tuple[FlowKey, tuple[SaState, ...]], DropReason | None] = {}
+        self._generation = (-1, -1)
+
+    def receive(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
+        """Take a burst that went through the NIC; gives what goes to the host, in order."""
+        generation = (self._spd.generation, self._sad.generation)
+        if generation != self._generation:
+            self._flows.clear()
+            self._generation = generation
+        ready: list[NetBuffer] = []
+        for buffer in burst:
+            try:
+                if buffer.receive is None:
+                    self._receive_clear(buffer, now)
+                else:
+                    self._receive_protected(buffer, buffer.receive, now)
+            except _Dropped as drop:
+                self._count(drop, buffer.frame, now)
+            except PacketError:
+                self._audit.drop(DropReason.IN_MALFORMED, now)
+            else:
+                ready.append(buffer)
+        return ready
+
+    def _receive_clear(self, buffer: NetBuffer, now: float) -> None:
+        """A frame the NIC did not process: not IPsec, or no SA for it, or one it may not touch."""
+        frame = buffer.frame
+        offset = ip_offset(frame)
+        if not offset:
+            if self._spd.defaults.non_ip is PolicyAction.DISCARD and frame[12:14] != b"\x08\x06":
+                raise _Dropped(DropReason.IN_NON_IP)
+            self._audit.card.rx_passed += 1
+            return
+        header = parse_ip(frame, offset)
+        if header.version == 6 and is_neighbour_discovery(frame, header):
+            self._audit.card.rx_passed += 1
+            return
+        flow = flow_key(frame, header)
+        if header.protocol in (ESP, AH):
+            self._judge_unprocessed(frame, header, flow)
+        reason = self._verdict(flow, ())
+        if reason is not None:
+            raise _Dropped(reason)
+        self._audit.card.rx_bypassed += 1
+
+    def _judge_unprocessed(self, frame: bytearray, header: IpHeader, flow: FlowKey) -> None:
+        """An ESP or AH packet without an SA ends here, unless a policy lets such packets pass by name."""
+        try:
+            policy = self._spd.lookup(Direction.INBOUND, flow)
+        except Unsure:
+            policy = None
+        if (
+            policy is not None
+            and policy.action is PolicyAction.BYPASS
+            and policy.selector.protocol == header.protocol
+        ):
+            return
+        if header.fragment:
+            raise _Dropped(DropReason.IN_FRAGMENT)
+        state = self._lookup(frame, header)
+        raise _Dropped(DropReason.IN_NO_SA if state is None else DropReason.IN_CRYPTO, state)
+
+    def _lookup(self, frame: bytearray, header: IpHeader) -> SaState | None:
+        """The inbound SA of an ESP or AH packet: SPI, destination and protocol, and the source if the SA
+        names one (R99)."""
+        start = header.payload_offset
+        position = start if header.protocol == ESP else start + 4
+        if header.end < position + 8:
+            return None
+        spi = int.from_bytes(frame[position : position + 4], "big")
+        state = self._sad.inbound.get((header.destination, header.protocol, spi))
+        if state is None or (any(state.sa.source) and state.sa.source != header.source):
+            return None
+        return state
+
+    def _receive_protected(self, buffer: NetBuffer, info: ReceiveInfo, now: float) -> None:
+        frame = buffer.frame
+        offset = ip_offset(frame)
+        header = parse_ip(frame, offset)
+        if not info.verified:
+            state = self._lookup(frame, header)
+            raise _Dropped(_STATUS_REASONS[info.crypto_status], state)
+        buffer.vnet = None
+        states: list[SaState] = []
+        portions = 0
+        inside = False
+        trailer: tuple[int, int] | None = None
+        while (
+            header.protocol in (ESP, AH)
+            and not header.fragment
+            and len(states) < _MAX_LAYERS
+            and (state := self._lookup(frame, header)) is not None
+        ):
+            states.append(state)
+            self._check_replay(frame, header, state)
+            if header.protocol == ESP:
+                trailer = self._strip_esp(frame, header, state)
+            else:
+                self._strip_ah(frame, header, state)
+            portions += not inside
+            inside = state.sa.mode is Mode.TRANSPORT
+            header = parse_ip(frame, offset)
+        # The NIC says how far it got. Should the SA tables ever disagree, nothing it did not open passes.
+        if (
+            not states
+            or trailer != ((info.next_header, info.pad_length) if info.header_info_set else None)
+            or info.next_crypto_done != (portions > 1)
+        ):
+            raise _Dropped(DropReason.IN_CRYPTO, states[0] if states else None)
+        self._judge(frame, header, tuple(states), now)
+
+    def _check_replay(self, frame: bytearray, header: IpHeader, state: SaState) -> None:
+        """Check the authenticated number of one layer, then remember it."""
+        start = header.payload_offset
+        position = start + 4 if header.protocol == ESP else start + 8
+        number = int.from_bytes(frame[position : position + 4], "big")
+        window = state.window
+        assert window is not None
+        if state.sa.esn:
+            number = infer_extended(number, window.top)
+        verdict = window.check(number)
+        if verdict is ReplayVerdict.NEW:
+            window.advance(number)
+        elif verdict is ReplayVerdict.DUPLICATE:
+            raise _Dropped(DropReason.IN_REPLAY_DUPLICATE, state, number)
+        else:
+            raise _Dropped(DropReason.IN_REPLAY_TOO_OLD, state, number)
+
+    def _strip_esp(self, frame: bytearray, header: IpHeader, state: SaState) -> tuple[int, int]:
+        """Take ESP off a frame, in place; gives next header and pad length of the trailer."""
+        sa = state.sa
+        start = header.payload_offset
+        payload = start + ESP_HEADER_LENGTH + sa.iv_length
+        trailer = header.end - sa.icv_length - ESP_TRAILER_LENGTH
+        if trailer < payload:
+            raise _Dropped(DropReason.IN_SYNTAX, state)
+        pad_length = frame[trailer]
+        next_header = frame[trailer + 1]
+        end = trailer - pad_length
+        if end < payload:
+            raise _Dropped(DropReason.IN_SYNTAX, state)
+        if frame[end:trailer] != PADDING[:pad_length]:
+            raise _Dropped(DropReason.IN_PADDING, state)
+        if next_header == NO_NEXT_HEADER:
+            raise _Dropped(DropReason.IN_DUMMY, state)
+        del frame[end:]
+        self._strip(frame, header, state, next_header, payload)
+        return next_header, pad_length
+
+    def _strip_ah(self, frame: bytearray, header: IpHeader, state: SaState) -> None:
+        """Take AH off a frame, in place."""
+        start = header.payload_offset
+        if header.end < start + AH_FIXED_LENGTH:
+            raise _Dropped(DropReason.IN_SYNTAX, state)
+        next_header = frame[start]
+        payload = start + ah_length(frame[start + 1])
+        if payload > header.end:
+            raise _Dropped(DropReason.IN_SYNTAX, state)
+        if next_header == NO_NEXT_HEADER:
+            raise _Dropped(DropReason.IN_DUMMY, state)
+        del frame[header.end :]
+        self._strip(frame, header, state, next_header, payload)
+
+    def _strip(
+        self, frame: bytearray, header: IpHeader, state: SaState, next_header: int, payload: int
+    ) -> None:
+        """Cut out everything before `payload`: the IPsec header, in tunnel mode the outer IP header too."""
+        offset = header.offset
+        if state.sa.mode is Mode.TUNNEL:
+            if next_header not in (IPV4_IN_IP, IPV6_IN_IP):
+                raise _Dropped(DropReason.IN_PROTOCOL, state)
+            outer = bytes(frame[offset : offset + 4])
+            del frame[offset:payload]
+            if len(frame) <= offset or frame[offset] >> 4 != (6 if next_header == IPV6_IN_IP else 4):
+                raise _Dropped(DropReason.IN_PROTOCOL, state)
+            frame[offset - 2 : offset] = b"\x86\xdd" if next_header == IPV6_IN_IP else b"\x08\x00"
+            self._decapsulate_traffic_class(frame, offset, outer, state)
+            return
+        ip_header = with_protocol(
+            bytes(frame[offset : header.payload_offset]),
+            next_header,
+            header.protocol_offset - offset,
+            len(frame) - payload,
+        )
+        frame[offset:payload] = ip_header
+
+    def _decapsulate_traffic_class(self, frame: bytearray, offset: int, outer: bytes, state: SaState) -> None:
+        """Bring congestion marks, and on request the DSCP, from the outer to the inner header."""
+        sa = state.sa
+        outer_class = _traffic_class(outer)
+        inner_class = _traffic_class(frame[offset : offset + 2])
+        value = inner_class
+        if not sa.no_ecn:
+            ecn = _ECN_DECAPSULATED[outer_class & _ECN_MASK][inner_class & _ECN_MASK]
+            if ecn is None:
+                raise _Dropped(DropReason.IN_PROTOCOL, state)
+            value = inner_class & _DSCP_MASK | ecn
+        if sa.decap_dscp:
+            value = outer_class & _DSCP_MASK | value & _ECN_MASK
+        if value == inner_class:
+            return
+        if frame[offset] >> 4 == 6:
+            frame[offset] = 0x60 | value >> 4
+            frame[offset + 1] = (value & 0x0F) << 4 | frame[offset + 1] & 0x0F
+        else:
+            header = parse_ip(frame, offset)
+            frame[offset + 1] = value
+            frame[offset : header.payload_offset] = with_protocol(
+                bytes(frame[offset : header.payload_offset]),
+                header.protocol,
+                9,
+                header.end - header.payload_offset,
+            )
+
+    def _judge(self, frame: bytearray, header: IpHeader, states: tuple[SaState, ...], now: float) -> None:
+        """Policy check of an opened packet against the SAs that protected it."""
+        innermost = states[-1]
+        if header.protocol in (ESP, AH) and header.fragment:
+            raise _Dropped(DropReason.IN_FRAGMENT, innermost)
+        # Padding of a short Ethernet frame, and whatever else is behind the packet, is not the host's.
+        del frame[header.end :]
+        flow = flow_key(frame, header)
+        reason = self._verdict(flow, states)
+        if reason is not None:
+            raise _Dropped(reason, innermost)
+        self._audit.card.rx_offloaded += 1
+        length = header.end - header.offset
+        for state in states:
+            state.use_time = now
+            state.counters.packets += 1
+            state.counters.bytes += length
+
+    def _verdict(self, flow: FlowKey, states: tuple[SaState, ...]) -> DropReason | None:
+        key = (flow, states)
+        try:
+            return self._flows[key]
+        except KeyError:
+            pass
+        if len(self._flows) >= _MAX_FLOWS:
+            self._flows.clear()
+        reason = self._decide(flow, states)
+        self._flows[key] = reason
+        return reason
+
+    def _decide(self, flow: FlowKey, states: tuple[SaState, ...]) -> DropReason | None:
+        for state in states:
+            selector = state.sa.selector
+            if selector is not None and selector.match(flow) is not Match.YES:
+                return DropReason.IN_SA_SELECTOR
+        try:
+            policy = self._spd.lookup(Direction.INBOUND, flow)
+        except Unsure:
+            return DropReason.IN_FRAGMENT
+        tunnelled = any(state.sa.mode is Mode.TUNNEL for state in states)
+        if policy is None:
+            if self._spd.defaults.inbound is PolicyAction.DISCARD:
+                return DropReason.IN_POLICY_DISCARD
+            # What a tunnel carries is anybody's packet: it needs a policy, as in the kernel.
+            return DropReason.IN_NO_POLICY if tunnelled else None
+        if policy.action is PolicyAction.DISCARD:
+            return DropReason.IN_POLICY_DISCARD
+        if policy.action is PolicyAction.BYPASS:
+            return DropReason.IN_POLICY_MISMATCH if tunnelled else None
+        return None if _satisfies(states, policy) else DropReason.IN_POLICY_MISMATCH
+
+    def _count(self, drop: _Dropped, frame: bytearray, now: float) -> None:
+        source = destination = b""
+        try:
+            header = parse_ip(frame, ip_offset(frame) or len(frame))
+            source, destination = header.source, header.destination
+        except PacketError:
+            pass
+        state = drop.state
+        self._audit.drop(
+            drop.reason,
+            now,
+            sa=None if state is None else state.sa.id,
+            counters=None if state is None else state.counters,
+            source=source,
+            destination=destination,
+            sequence_number=drop.sequence_number,
+        )
+
+
+def _traffic_class(header: bytes | bytearray) -> int:
+    if header[0] >> 4 == 6:
+        return (header[0] & 0x0F) << 4 | header[1] >> 4
+    return header[1]
+
+
+def _satisfies(states: tuple[SaState, ...], policy: PolicyEntry) -> bool:
+    """Whether the SAs, outermost first, are those the templates, innermost first, ask for."""
+    if len(states) != len(policy.templates):
+        return False
+    for state, template in zip(states, reversed(policy.templates), strict=True):
+        sa = state.sa
+        if (
+            sa.protocol is not template.protocol
+            or sa.mode is not template.mode
+            or template.reqid not in (0, sa.reqid)
+            or template.spi not in (0, sa.spi)
+            or (template.destination is not None and template.destination != sa.destination)
+            or (template.source is not None and any(sa.source) and template.source != sa.source)
+        ):
+            return False
+    return True

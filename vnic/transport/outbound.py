@@ -1,0 +1,318 @@
+"""Frames of the host on their way to the wire: verdict, SA, numbers, framing.
+
+Law: decides and frames, never seals. What leaves here with `transmit` must pass the NIC; what leaves
+without it is what policy lets pass in clear. Everything else ends here and is counted.
+
+    parse -> policy (cached per flow) -> BYPASS: cut superframes, complete checksums
+                                      -> PROTECT: SAs -> cut -> numbers -> framing
+                                      -> DISCARD: counted
+
+Source: RFC 4301 §5.1.
+"""
+
+from __future__ import annotations
+
+from vnic.errors import OidError, PacketError
+from vnic.ipsec.association import Direction, IpsecProtocol, Mode
+from vnic.ipsec.counters import EngineEvent, EventKind
+from vnic.ipsec.drops import DropReason
+from vnic.ipsec.policy import FlowKey, PolicyAction, PolicyEntry
+from vnic.ndis.netbuffer import NetBuffer
+from vnic.packet.ethernet import ip_offset
+from vnic.packet.icmp import is_neighbour_discovery
+from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, IpHeader, parse_ip
+from vnic.transport.audit import Audit
+from vnic.transport.encapsulation import Encapsulation, Portion
+from vnic.transport.flow import flow_key
+from vnic.transport.sad import Sad, SaState
+from vnic.transport.segmentation import (
+    complete_checksum,
+    is_superframe,
+    layer4_length,
+    segment_count,
+    segments,
+)
+from vnic.transport.spd import Spd, Unsure
+
+_MAX_FLOWS = 8192
+"""Verdicts remembered; the cache starts afresh beyond."""
+
+_Verdict = DropReason | Encapsulation | None
+"""What to do with a flow: end it, protect it, or (None) let it pass."""
+
+
+class Outbound:
+    """The send half of the transport.
+
+    Attributes:
+        wire_mtu: largest IP packet the wire carries, in bytes.
+    """
+
+    def __init__(self, spd: Spd, sad: Sad, audit: Audit, wire_mtu: int) -> None:
+        self._spd = spd
+        self._sad = sad
+        self._audit = audit
+        self.wire_mtu = wire_mtu
+        self._flows: dict[FlowKey, _Verdict] = {}
+        self._generation = (-1, -1)
+
+    def send(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
+        """Frame a burst of the host's; gives what goes to the NIC and the wire, in order."""
+        ready: list[NetBuffer] = []
+        for buffer in burst:
+            try:
+                self._send(buffer, now, ready)
+            except PacketError:
+                self._audit.drop(DropReason.OUT_MALFORMED, now)
+        return ready
+
+    def _send(self, buffer: NetBuffer, now: float, ready: list[NetBuffer]) -> None:
+        frame = buffer.frame
+        offset = ip_offset(frame)
+        if not offset:
+            self._pass_non_ip(buffer, now, ready)
+            return
+        header = parse_ip(frame, offset)
+        if header.version == 6 and is_neighbour_discovery(frame, header):
+            self._audit.card.tx_passed += 1
+            self._emit_clear(buffer, header, now, ready)
+            return
+        flow = flow_key(frame, header)
+        verdict = self._verdict(flow)
+        if verdict is None:
+            sent = self._emit_clear(buffer, header, now, ready)
+            self._audit.card.tx_bypassed += sent
+        elif isinstance(verdict, Encapsulation):
+            self._protect(buffer, header, flow, verdict, now, ready)
+        else:
+            self._drop(verdict, header, now)
+
+    def _pass_non_ip(self, buffer: NetBuffer, now: float, ready: list[NetBuffer]) -> None:
+        frame = buffer.frame
+        arp = frame[12:14] == b"\x08\x06"
+        if not arp and self._spd.defaults.non_ip is PolicyAction.DISCARD:
+            self._audit.drop(DropReason.OUT_NON_IP, now)
+            return
+        if buffer.vnet is not None:
+            if is_superframe(buffer.vnet):
+                raise PacketError("superframe that is not IP")
+            complete_checksum(frame, buffer.vnet, len(frame))
+            buffer.vnet = None
+        self._audit.card.tx_passed += 1
+        ready.append(buffer)
+
+    def _verdict(self, flow: FlowKey) -> _Verdict:
+        generation = (self._spd.generation, self._sad.generation)
+        if generation != self._generation:
+            self._flows.clear()
+            self._generation = generation
+        try:
+            return self._flows[flow]
+        except KeyError:
+            pass
+        verdict = self._decide(flow)
+        generation = (self._spd.generation, self._sad.generation)
+        if len(self._flows) >= _MAX_FLOWS or generation != self._generation:
+            # Deciding may itself have joined two SAs into a bundle, which outdates older verdicts.
+            self._flows.clear()
+            self._generation = generation
+        self._flows[flow] = verdict
+        return verdict
+
+    def _decide(self, flow: FlowKey) -> _Verdict:
+        try:
+            policy = self._spd.lookup(Direction.OUTBOUND, flow)
+        except Unsure:
+            return DropReason.OUT_FRAGMENT
+        action = self._spd.defaults.outbound if policy is None else policy.action
+        if action is PolicyAction.BYPASS:
+            return None
+        if action is PolicyAction.DISCARD or policy is None:
+            return DropReason.OUT_POLICY_DISCARD
+        return self._encapsulation(policy, flow)
+
+    def _encapsulation(self, policy: PolicyEntry, flow: FlowKey) -> _Verdict:
+        """Find the SAs of a policy's templates, innermost first."""
+        source, destination = flow.source, flow.destination
+        members: list[dict[IpsecProtocol, SaState]] = [{}, {}]
+        in_tunnel = False
+        for template in policy.templates:
+            if template.mode is Mode.TUNNEL:
+                assert template.source is not None
+                assert template.destination is not None
+                source, destination = template.source, template.destination
+                in_tunnel = True
+            state = self._sad.resolve(
+                template, template.source or source, template.destination or destination, flow
+            )
+            if state is None:
+                return DropReason.OUT_NO_SA
+            assert state.sequence is not None
+            if state.sequence.exhausted:
+                return DropReason.OUT_SEQUENCE_EXHAUSTED
+            members[in_tunnel][template.protocol] = state
+        try:
+            transport, tunnel = (self._portion(member) for member in members)
+        except OidError:
+            return DropReason.OUT_NO_SA
+        return Encapsulation(transport, tunnel)
+
+    def _portion(self, members: dict[IpsecProtocol, SaState]) -> Portion | None:
+        esp = members.get(IpsecProtocol.ESP)
+        ah = members.get(IpsecProtocol.AH)
+        if esp is not None and ah is not None:
+            self._sad.bundle(esp, ah)
+        else:
+            alone = esp or ah
+            if alone is None:
+                return None
+            if alone.partner is not None:
+                self._sad.unbundle(alone)
+        return Portion(esp, ah)
+
+    def _emit_clear(self, buffer: NetBuffer, header: IpHeader, now: float, ready: list[NetBuffer]) -> int:
+        """Send a packet as it is, cut if it is a superframe; gives the number of packets."""
+        vnet = buffer.vnet
+        if vnet is not None and is_superframe(vnet):
+            frame = buffer.frame
+            layer4 = layer4_length(frame, header, vnet)
+            ethernet = bytes(frame[: header.offset])
+            count = 0
+            for pieces in segments(frame, header, layer4, vnet.gso_size):
+                ready.append(NetBuffer(bytearray().join((ethernet, *pieces))))
+                count += 1
+            return count
+        if header.end - header.offset > self.wire_mtu:
+            self._drop(DropReason.OUT_TOO_BIG, header, now)
+            return 0
+        if vnet is not None:
+            complete_checksum(buffer.frame, vnet, header.end)
+            buffer.vnet = None
+        ready.append(buffer)
+        return 1
+
+    def _protect(
+        self,
+        buffer: NetBuffer,
+        header: IpHeader,
+        flow: FlowKey,
+        encapsulation: Encapsulation,
+        now: float,
+        ready: list[NetBuffer],
+    ) -> None:
+        if encapsulation.transport is not None and header.fragment:
+            self._drop(DropReason.OUT_FRAGMENT, header, now)
+            return
+        frame = buffer.frame
+        vnet = buffer.vnet
+        room = encapsulation.room(self.wire_mtu, header.header_length)
+        layer4 = size = 0
+        count = 1
+        if vnet is not None and is_superframe(vnet):
+            layer4 = layer4_length(frame, header, vnet)
+            size = min(vnet.gso_size, room - header.header_length - layer4)
+            if size <= 0:
+                self._drop(DropReason.OUT_TOO_BIG, header, now)
+                return
+            count = segment_count(header, header.header_length + layer4, size)
+        elif header.end - header.offset > room:
+            self._drop(DropReason.OUT_TOO_BIG, header, now)
+            return
+        elif vnet is not None:
+            complete_checksum(frame, vnet, header.end)
+        exhausted = encapsulation.take_numbers(count)
+        if exhausted is not None:
+            self._exhausted(exhausted, flow, count, now)
+            return
+        ethernet = bytes(frame[: header.offset])
+        protocol = header.protocol
+        protocol_offset = header.protocol_offset - header.offset
+        emit = encapsulation.frame
+        if size:
+            for ip_header, layer4_header, payload in segments(frame, header, layer4, size):
+                ready.append(
+                    emit(
+                        ethernet,
+                        ip_header,
+                        protocol,
+                        protocol_offset,
+                        [layer4_header, payload],
+                        len(layer4_header) + len(payload),
+                    )
+                )
+        else:
+            payload = frame[header.payload_offset : header.end]
+            ip_header = bytes(frame[header.offset : header.payload_offset])
+            ready.append(emit(ethernet, ip_header, protocol, protocol_offset, [payload], len(payload)))
+        length = header.end - header.offset
+        for state in encapsulation.states():
+            state.use_time = now
+            state.counters.packets += count
+            state.counters.bytes += length
+
+    def _exhausted(self, state: SaState, flow: FlowKey, count: int, now: float) -> None:
+        """The numbers of an SA are used up: end the packets, say so once, and look for another SA."""
+        self._flows.pop(flow, None)
+        self._audit.drop(
+            DropReason.OUT_SEQUENCE_EXHAUSTED,
+            now,
+            sa=state.sa.id,
+            counters=state.counters,
+            source=flow.source,
+            destination=flow.destination,
+            sequence_number=state.sequence_number,
+            count=count,
+        )
+        assert state.sequence is not None
+        if state.exhaustion_told:
+            return
+        state.exhaustion_told = True
+        self._audit.tell(
+            EngineEvent(EventKind.SEQUENCE_EXHAUSTED, state.sa.id, sequence_number=state.sequence_number),
+            now,
+        )
+
+    def _drop(self, reason: DropReason, header: IpHeader, now: float) -> None:
+        self._audit.drop(reason, now, source=header.source, destination=header.destination)
+
+    def inner_mtu(self, wire_mtu: int) -> int:
+        """Largest IP packet of the host that fits `wire_mtu` under every outbound policy in force.
+
+        A template without an SA yet counts with the largest sizes of its protocol.
+        """
+        smallest = wire_mtu
+        for policy in self._spd.entries(Direction.OUTBOUND):
+            if policy.action is PolicyAction.PROTECT:
+                smallest = min(smallest, self._room(policy, wire_mtu))
+        return smallest
+
+    def _room(self, policy: PolicyEntry, wire_mtu: int) -> int:
+        available = wire_mtu
+        header_length = IPV6_LENGTH if len(policy.selector.source.address) == 16 else IPV4_LENGTH
+        # Outermost first: each header takes its room from what the one outside it left.
+        for template in reversed(policy.templates):
+            outer = header_length
+            if template.mode is Mode.TUNNEL:
+                assert template.source is not None
+                outer = IPV6_LENGTH if len(template.source) == 16 else IPV4_LENGTH
+            rooms = [_portion_of(state).room(available - outer) for state in self._sad.fitting(template)] or [
+                _worst_room(template.protocol, available - outer)
+            ]
+            available = min(rooms)
+            if template.mode is Mode.TRANSPORT:
+                available += outer
+        return available
+
+
+def _portion_of(state: SaState) -> Portion:
+    if state.sa.protocol is IpsecProtocol.ESP:
+        return Portion(state, None)
+    return Portion(None, state)
+
+
+def _worst_room(protocol: IpsecProtocol, available: int) -> int:
+    """Room under the largest sizes any algorithm has: ESP 8 + IV 16, blocks of 16, trailer 2, ICV 16;
+    AH 12 + IV 8 + ICV 16, padded to 8."""
+    if protocol is IpsecProtocol.AH:
+        return available - 40
+    return (available - 8 - 16 - 16) // 16 * 16 - 2

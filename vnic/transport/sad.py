@@ -1,0 +1,385 @@
+"""The security association database: SAs, their live state, and what the NIC holds of them.
+
+Law: an SA is here and in the NIC, or in neither. Keys stay with the SA only to be offloaded again in
+another bundle and to be shown to those allowed; nothing here computes with them.
+
+Source: RFC 4301 §4.4.2; one bundle, one handle (R88, R96).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vnic.errors import OidError, VnicError
+from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
+from vnic.ipsec.counters import SaCounters
+from vnic.ipsec.policy import FlowKey, Match, Template
+from vnic.ipsec.replay import ReplayWindow
+from vnic.ipsec.sequence import OutboundSequence
+from vnic.ndis.netbuffer import OffloadHandle
+from vnic.ndis.oid import (
+    NO_ALGORITHM,
+    AddSa,
+    AlgorithmInfo,
+    DeleteSa,
+    Miniport,
+    Operation,
+    SaElement,
+    UpdateSa,
+)
+from vnic.ndis.status import NdisStatus
+
+_NO_HANDLE = OffloadHandle(0)
+
+
+class SaState:
+    """Live state of one SA; engines share it, so that each number is handed out and checked once.
+
+    Attributes:
+        sa: the agreement itself.
+        handle: what the NIC calls the bundle this SA is offloaded in.
+        handles: that one and those it had before; requests may still quote them.
+        partner: the other SA of that bundle (AH for ESP, ESP for AH), or None.
+        sequence: outbound numbers; None on an inbound SA.
+        window: inbound window; None on an outbound SA.
+        add_time, use_time: seconds of `now`; use_time 0 before the first packet.
+        exhaustion_told: whether the end of the numbers has been reported.
+    """
+
+    __slots__ = (
+        "add_time",
+        "counters",
+        "exhaustion_told",
+        "handle",
+        "handles",
+        "partner",
+        "sa",
+        "sequence",
+        "use_time",
+        "window",
+    )
+
+    def __init__(self, sa: SecurityAssociation, handle: OffloadHandle, now: float) -> None:
+        self.sa = sa
+        self.handle = handle
+        self.handles = [handle]
+        self.partner: SaState | None = None
+        self.sequence: OutboundSequence | None = None
+        self.window: ReplayWindow | None = None
+        if sa.direction is Direction.OUTBOUND:
+            self.sequence = OutboundSequence(extended=sa.esn, last=sa.sequence_number)
+        else:
+            self.window = ReplayWindow(sa.replay_window, sa.sequence_number)
+        self.counters = SaCounters()
+        self.add_time = now
+        self.use_time = 0.0
+        self.exhaustion_told = False
+
+    @property
+    def sequence_number(self) -> int:
+        """Outbound: last number used. Inbound: highest number authenticated."""
+        if self.sequence is not None:
+            return self.sequence.last
+        assert self.window is not None
+        return self.window.top
+
+
+class Sad:
+    """SAs of one card and their bundles in the NIC.
+
+    Attributes:
+        table: the SAs by (destination, protocol, spi), oldest first.
+        inbound: the inbound ones of `table` alone, for the receive path.
+        generation: grows with every change, so that caches know they are stale.
+    """
+
+    def __init__(self, miniport: Miniport) -> None:
+        self._miniport = miniport
+        self._handles: dict[OffloadHandle, SaId] = {}
+        self.table: dict[SaId, SaState] = {}
+        self.inbound: dict[tuple[bytes, int, int], SaState] = {}
+        self.generation = 0
+
+    def __iter__(self) -> Iterator[SaState]:
+        return iter(self.table.values())
+
+    def add(self, sa: SecurityAssociation, now: float, *, replace_existing: bool = False) -> OffloadHandle:
+        """Put an SA in and offload it, or do neither.
+
+        A replaced SA keeps its numbers and window when its keys stay, so that no number and no packet is
+        ever taken twice.
+
+        Raises:
+            RequestError: a value is out of range.
+            OidError: the NIC refused, or one with the same SaId exists (INVALID_PARAMETER); with
+                `replace_existing`: none exists.
+        """
+        sa = sa.checked()
+        existing = self.table.get(sa.id)
+        if existing is None and replace_existing:
+            raise _unknown(sa.id)
+        if existing is None:
+            return self._store(sa, self._offload(sa), now)
+        if not replace_existing:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "an SA with this destination, protocol and SPI exists; delete or update it",
+                field="spi",
+                value=str(sa.id),
+            )
+        if existing.sa.direction is not sa.direction:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "the direction of an SA cannot change; delete it and add it anew",
+                field="dir",
+                value=sa.direction.value,
+                allowed=existing.sa.direction.value,
+            )
+        if _same_keys(existing.sa, sa):
+            sa = replace(sa, sequence_number=max(sa.sequence_number, existing.sequence_number)).checked()
+        return self._replace(existing, sa, now)
+
+    def _replace(self, existing: SaState, sa: SecurityAssociation, now: float) -> OffloadHandle:
+        self.unbundle(existing)
+        self._withdraw(existing)
+        try:
+            handle = self._offload(sa)
+        except VnicError:
+            self._remember(existing, self._offload(existing.sa, existing.sequence_number))
+            raise
+        del self.table[existing.sa.id]
+        self._store(sa, handle, now)
+        state = self.table[sa.id]
+        state.counters = existing.counters
+        if _same_keys(existing.sa, sa) and existing.sa.replay_window == sa.replay_window:
+            state.window = existing.window
+        return handle
+
+    def update(self, sa_id: SaId, sequence_number_high_order: int) -> None:
+        """Re-base the upper half of an ESN here and in the NIC; it only ever grows.
+
+        An inbound window restarts full at the new number: what it never saw cannot be told from a replay.
+
+        Raises:
+            OidError: INVALID_PARAMETER: unknown, without ESN (R122), out of range, or backwards.
+        """
+        state = self._state(sa_id)
+        sa = state.sa
+        if not sa.esn:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "the SA has no extended sequence numbers",
+                field="sa",
+                value=str(sa_id),
+                allowed="an SA with flag esn",
+            )
+        current = state.sequence_number
+        if not current >> 32 <= sequence_number_high_order <= 0xFFFFFFFF:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "the upper half of a sequence number never goes back: numbers would be used twice",
+                field="sequence-number-high-order",
+                value=str(sequence_number_high_order),
+                allowed=f"{current >> 32} to {0xFFFFFFFF}",
+            )
+        operation = Operation.AH if sa.protocol is IpsecProtocol.AH else Operation.ESP
+        self._miniport.update_sa(UpdateSa(state.handle, operation, sa.spi, sequence_number_high_order))
+        number = sequence_number_high_order << 32 | current & 0xFFFFFFFF
+        if state.sequence is not None:
+            state.sequence.last = number
+        elif number != current:
+            state.window = ReplayWindow(sa.replay_window, number)
+
+    def delete(self, sa_id: SaId) -> SecurityAssociation:
+        """Take an SA out and withdraw it from the NIC; a bundle partner stays, offloaded alone.
+
+        Raises:
+            OidError: INVALID_PARAMETER: there is none.
+        """
+        state = self._state(sa_id)
+        self.unbundle(state)
+        self._withdraw(state)
+        del self.table[sa_id]
+        self.inbound.pop(sa_id, None)
+        for handle in state.handles:
+            # An AH SA's past handle may name the ESP SA it was bundled with.
+            if self._handles.get(handle) == sa_id:
+                del self._handles[handle]
+        self.generation += 1
+        return state.sa
+
+    def find_handle(self, handle: OffloadHandle) -> SaId | None:
+        """The SA that a handle stands for or once stood for; a bundle's handle means its ESP SA."""
+        return self._handles.get(handle)
+
+    def bundle(self, esp: SaState, ah: SaState) -> OffloadHandle:
+        """Offload an outbound ESP and an AH SA as one bundle (ESP then AH, R98) and give its handle.
+
+        Both must have the same end points.
+
+        Raises:
+            OidError: the NIC refused; both SAs are as they were.
+        """
+        if esp.partner is ah:
+            return esp.handle
+        for state in (esp, ah):
+            self.unbundle(state)
+        for state in (esp, ah):
+            self._withdraw(state)
+        request = AddSa(
+            inbound=False,
+            source=esp.sa.source,
+            destination=esp.sa.destination,
+            elements=(
+                _element(esp.sa, esp.sequence_number),
+                _element(ah.sa, ah.sequence_number),
+            ),
+            portion=esp.sa.mode,
+        )
+        try:
+            handle = self._miniport.add_sa(request)
+        except OidError:
+            for state in (esp, ah):
+                self._remember(state, self._offload(state.sa, state.sequence_number))
+            raise
+        self._remember(ah, handle)
+        self._remember(esp, handle)
+        esp.partner = ah
+        ah.partner = esp
+        self.generation += 1
+        return handle
+
+    def resolve(self, template: Template, source: bytes, destination: bytes, flow: FlowKey) -> SaState | None:
+        """The outbound SA for a template: the newest that fits and has numbers left, else one without.
+
+        Args:
+            source, destination: end points the SA must have: the tunnel's, or the packet's own.
+            flow: the packet the SA's own selector must admit.
+        """
+        best: SaState | None = None
+        best_rank = (False, False)
+        for state in self.table.values():
+            sa = state.sa
+            if (
+                sa.direction is not Direction.OUTBOUND
+                or sa.protocol is not template.protocol
+                or sa.mode is not template.mode
+                or sa.destination != destination
+                or (any(sa.source) and sa.source != source)
+                or template.spi not in (0, sa.spi)
+                or (template.reqid and sa.reqid != template.reqid)
+                or (sa.selector is not None and sa.selector.match(flow) is not Match.YES)
+            ):
+                continue
+            assert state.sequence is not None
+            rank = (not state.sequence.exhausted, sa.reqid == template.reqid)
+            if best is None or rank >= best_rank:
+                best, best_rank = state, rank
+        return best
+
+    def fitting(self, template: Template) -> Iterator[SaState]:
+        """Outbound SAs that a template could ever choose, whatever the packet."""
+        for state in self.table.values():
+            sa = state.sa
+            if (
+                sa.direction is Direction.OUTBOUND
+                and sa.protocol is template.protocol
+                and sa.mode is template.mode
+                and template.reqid in (0, sa.reqid)
+                and template.spi in (0, sa.spi)
+                and template.destination in (None, sa.destination)
+            ):
+                yield state
+
+    def _state(self, sa_id: SaId) -> SaState:
+        try:
+            return self.table[sa_id]
+        except KeyError:
+            raise _unknown(sa_id) from None
+
+    def _store(self, sa: SecurityAssociation, handle: OffloadHandle, now: float) -> OffloadHandle:
+        state = SaState(sa, handle, now)
+        self.table[sa.id] = state
+        if sa.direction is Direction.INBOUND:
+            self.inbound[sa.id] = state
+        self._handles[handle] = sa.id
+        self.generation += 1
+        return handle
+
+    def _remember(self, state: SaState, handle: OffloadHandle) -> None:
+        state.handle = handle
+        state.handles.append(handle)
+        self._handles[handle] = state.sa.id
+
+    def _offload(self, sa: SecurityAssociation, sequence_number: int | None = None) -> OffloadHandle:
+        number = sa.sequence_number if sequence_number is None else sequence_number
+        return self._miniport.add_sa(
+            AddSa(
+                inbound=sa.direction is Direction.INBOUND,
+                source=sa.source,
+                destination=sa.destination,
+                elements=(_element(sa, number),),
+                portion=sa.mode,
+            )
+        )
+
+    def _withdraw(self, state: SaState) -> None:
+        if state.handle:
+            self._miniport.delete_sa(DeleteSa(state.handle))
+            state.handle = _NO_HANDLE
+
+    def unbundle(self, state: SaState) -> None:
+        """Offload both SAs of a bundle alone again, if it is in one.
+
+        Raises:
+            OidError: the NIC refused; cannot happen while nobody else adds SAs in between.
+        """
+        partner = state.partner
+        if partner is None:
+            return
+        self._miniport.delete_sa(DeleteSa(state.handle))
+        for member, other in ((state, partner), (partner, state)):
+            member.handle = _NO_HANDLE
+            other.partner = None
+        for member in (state, partner):
+            self._remember(member, self._offload(member.sa, member.sequence_number))
+        self.generation += 1
+
+
+def _element(sa: SecurityAssociation, sequence_number: int) -> SaElement:
+    authentication = NO_ALGORITHM
+    encryption = NO_ALGORITHM
+    if sa.integrity is not None:
+        icv = sa.icv_length if sa.icv_length != sa.integrity.icv_lengths[0] else 0
+        authentication = AlgorithmInfo(sa.integrity.ndis_identifier, sa.integrity_key, icv)
+    if sa.encryption is not None:
+        icv = sa.icv_length if sa.encryption.combined else 0
+        encryption = AlgorithmInfo(sa.encryption.ndis_identifier, sa.encryption_key, icv)
+    return SaElement(
+        operation=Operation.AH if sa.protocol is IpsecProtocol.AH else Operation.ESP,
+        spi=sa.spi,
+        authentication=authentication,
+        encryption=encryption,
+        esn=sa.esn,
+        sequence_number_high_order=sequence_number >> 32,
+    )
+
+
+def _same_keys(old: SecurityAssociation, new: SecurityAssociation) -> bool:
+    return (
+        old.encryption is new.encryption
+        and old.integrity is new.integrity
+        and old.encryption_key == new.encryption_key
+        and old.integrity_key == new.integrity_key
+    )
+
+
+def _unknown(sa_id: SaId) -> OidError:
+    return OidError(
+        NdisStatus.INVALID_PARAMETER,
+        "there is no such SA",
+        field="sa",
+        value=str(sa_id),
+        allowed="an SA that `sa show` lists",
+    )
