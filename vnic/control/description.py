@@ -14,7 +14,6 @@ import inspect
 import textwrap
 import typing
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 
 from asyncvarlink import varlinksignature
@@ -22,14 +21,7 @@ from asyncvarlink.conversion import VarlinkType
 
 from vnic.control.interface import CALLS, INTERFACE, AdapterInterface, fields_of
 
-FILE = f"{INTERFACE}.varlink"
-
 _WIDTH = 110
-
-
-def published() -> str:
-    """Read the published interface file."""
-    return resources.files("vnic.control").joinpath(FILE).read_text(encoding="utf-8")
 
 
 def render() -> str:

@@ -17,6 +17,7 @@ import sys
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from asyncvarlink import AnnotatedResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
@@ -898,6 +899,13 @@ class AdapterInterface(VarlinkInterface, name=INTERFACE):
         self.service = service
         self.administrator = administrator
 
+    @classmethod
+    def render_interface_description(cls, *, comments: bool = True) -> str:
+        """Give the published interface file; `python -m vnic.control.interface` generates it."""
+        if not comments:
+            return super().render_interface_description(comments=False)
+        return resources.files(__package__).joinpath(f"{INTERFACE}.varlink").read_text(encoding="utf-8")
+
     def admit(self, request: Call[Any]) -> None:
         """Let a call of this caller pass.
 
@@ -918,25 +926,27 @@ def parameters_of(message: object) -> dict[str, Any]:
     return {one.name: getattr(message, one.name) for one in fields_of(message)}
 
 
+def refused(error: VnicError) -> Refused:
+    """Give the error of the interface for what a service raised on purpose."""
+    if not isinstance(error, RequestError):
+        error = RequestError(str(error))
+    status = getattr(error, "status", None)
+    return Refused(
+        message=error.message,
+        field=error.field,
+        value=error.value,
+        allowed=error.allowed,
+        status=None if status is None else int(status),
+        status_name=None if status is None else status.label,
+    )
+
+
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Turn what a service raises on purpose into the error of the interface."""
     try:
         yield
-    except RequestError as error:
-        status = getattr(error, "status", None)
-        raise Refused(
-            message=error.message,
-            field=error.field,
-            value=error.value,
-            allowed=error.allowed,
-            status=None if status is None else int(status),
-            status_name=None if status is None else status.label,
-        ) from error
     except VnicError as error:
-        raise Refused(
-            message=str(error), field="", value="", allowed="", status=None, status_name=None
-        ) from error
+        raise refused(error) from error
 
 
 def _method(request: type[Call[Any]]) -> Callable[..., Any]:
