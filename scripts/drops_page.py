@@ -12,9 +12,9 @@ _HEAD = """# Why a frame was dropped
 
 Made from the table in `vnic/ipsec/drops.py` by `python -m scripts.drops_page`; do not edit by hand.
 
-Every frame that ends in the card is counted under exactly one of these names. `vnic stats` shows them, JSON uses the
-names as keys, and `vnic monitor` tells the first of a kind each second. Where the kernel counts the same event in
-`/proc/net/xfrm_stat`, its name stands beside ours.
+Every frame that ends in the card is counted under exactly one of these names. `vnic stats` shows them,
+JSON uses the names as keys, and `vnic monitor` tells the first of a kind each second. Where the kernel counts
+the same event in `/proc/net/xfrm_stat`, its name stands beside ours.
 
 | name | the frame is dropped because | kernel's name |
 | --- | --- | --- |
