@@ -106,23 +106,22 @@ def run(lab: Lab, report: Report) -> None:
     report.block(lab.vnic("sa", "show"))
     report.claim(len(lab.vnic_json("sa", "show")) == 4, "four SAs: one out and one in on each adapter")
 
-    report.step("Ping and a TCP transfer through it, while both sides of the left adapter are captured")
-    before = start_captures(lab, "before")
-    received = ping(lab, marker)
+    report.step("Ping and a TCP transfer through it; the wire and the right host side are captured")
+    wire_file = start_capture(lab, LEFT, "wire", "protected")
+    host_file = start_capture(lab, RIGHT, "tap", "opened")
+    received = ping(lab, LEFT, marker)
     report.claim(received == PINGS, f"ping {ADDRESS[RIGHT]}: {received} of {PINGS} answered")
     sent, arrived, seconds = transfer(lab, marker)
     report.claim(sent == arrived, f"TCP: {TRANSFER_BYTES >> 20} MiB arrived unchanged in {seconds:.2f} s")
-    host, wire = stop_captures(lab, before)
+    wire, host = stop_capture(lab, LEFT, wire_file), stop_capture(lab, RIGHT, host_file)
 
     report.step("What crossed the wire")
     esp, other = wire.frames("ip proto 50"), wire.frames("not arp and not ip proto 50")
     report.block("\n".join([*esp[:2], f"… {len(esp)} ESP frames"]))
     report.claim(len(esp) > TRANSFER_BYTES // 65536 and not other, f"ESP alone: {len(other)} other IP frames")
-    report.claim(
-        host.data.count(marker) > 0,
-        f"the host side holds the payload's 16 random marker bytes {host.data.count(marker)} times",
-    )
-    report.claim(marker not in wire.data, f"the wire side holds them {wire.data.count(marker)} times")
+    found = host.data.count(marker)
+    report.claim(found > 0, f"the right host got the payload's 16 random marker bytes {found} times")
+    report.claim(marker not in wire.data, f"the wire carried them {wire.data.count(marker)} times")
 
     report.step("The counters")
     report.block(lab.vnic("-s", "sa", "show"))
@@ -137,37 +136,41 @@ def run(lab: Lab, report: Report) -> None:
     report.step("Delete the left adapter's outbound SA: traffic must stop, and nothing may leave in clear")
     drops_before = counter(lab.vnic_json("stats", LEFT), "out_no_sa")
     delete_outbound_sa(lab)
-    after = start_captures(lab, "after")
-    received = ping(lab, marker)
-    report.claim(received == 0, f"ping: {received} of {PINGS} answered")
+    wire_file = start_capture(lab, LEFT, "wire", "deleted")
+    received = ping(lab, LEFT, marker)
+    report.claim(received == 0, f"ping {ADDRESS[RIGHT]}: {received} of {PINGS} answered")
     report.claim(not connects(lab), "TCP: no connection")
-    host, wire = stop_captures(lab, after)
-    dropped = counter(lab.vnic_json("stats", LEFT), "out_no_sa") - drops_before
-    report.claim(marker in host.data, f"the host tried: {host.data.count(marker)} frames with the marker")
-    leaked = wire.frames("not arp")
-    report.claim(not leaked and marker not in wire.data, f"the wire carried nothing: {len(leaked)} IP frames")
-    report.claim(dropped >= PINGS, f"counted as out_no_sa (XfrmOutNoStates): {dropped}")
+    received = ping(lab, RIGHT, marker)
+    report.claim(received == 0, f"ping the other way: {received} of {PINGS} answered")
+    wire = stop_capture(lab, LEFT, wire_file)
+    arriving = wire.frames(f"ip proto 50 and src {OUTER_ADDRESS[RIGHT]}")
+    other = wire.frames(f"not arp and not (ip proto 50 and src {OUTER_ADDRESS[RIGHT]})")
+    report.claim(
+        len(arriving) >= PINGS, f"the wire brought {len(arriving)} ESP frames from the right, as before"
+    )
+    report.claim(not other and marker not in wire.data, f"and nothing left the left: {len(other)} IP frames")
+    dropped = drop_count(lab, LEFT, "out_no_sa") - drops_before
+    report.claim(dropped >= 2 * PINGS, f"counted as out_no_sa (XfrmOutNoStates): {dropped} packets")
 
     report.step("Clean up")
 
 
-def start_captures(lab: Lab, name: str) -> dict[str, Path]:
-    paths = {point: lab.directory / f"{name}-{point}.pcapng" for point in ("tap", "wire")}
-    for point, path in paths.items():
-        lab.vnic("adapter", "set", LEFT, "capture", point, str(path))
-    return paths
+def start_capture(lab: Lab, side: str, place: str, name: str) -> Path:
+    path = lab.directory / f"{name}-{place}.pcapng"
+    lab.vnic("adapter", "set", side, "capture", place, str(path))
+    return path
 
 
-def stop_captures(lab: Lab, paths: dict[str, Path]) -> tuple[Capture, Capture]:
-    for point in paths:
-        lab.vnic("adapter", "set", LEFT, "capture", point, "off")
-    return Capture(paths["tap"]), Capture(paths["wire"])
+def stop_capture(lab: Lab, side: str, path: Path) -> Capture:
+    lab.vnic("adapter", "set", side, "capture", "off")
+    return Capture(path)
 
 
-def ping(lab: Lab, marker: bytes) -> int:
-    """Send pings filled with the marker from left to right; return how many were answered."""
+def ping(lab: Lab, side: str, marker: bytes) -> int:
+    """Send pings filled with the marker from one side to the other; return how many were answered."""
+    address = ADDRESS[RIGHT if side == LEFT else LEFT]
     options = ["-n", "-c", str(PINGS), "-i", "0.1", "-W", "1", "-s", "200", "-p", marker.hex()]
-    said = lab.run_in(LEFT, ["ping", *options, ADDRESS[RIGHT]], ok=(0, 1))
+    said = lab.run_in(side, ["ping", *options, address], ok=(0, 1))
     return said.count(" bytes from ")
 
 
