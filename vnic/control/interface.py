@@ -52,7 +52,6 @@ EventWord = Literal[
     "policy_updated",
     "policy_deleted",
     "policy_default_changed",
-    "sequence_low",
     "sequence_exhausted",
     "drop",
 ]
@@ -481,6 +480,9 @@ class AddAdapter(Call[AdapterReply]):
     """Null is pass."""
     features_off: list[str] | None = None
     """Offloads of the TAP not to use, by ethtool name."""
+    policy_default_in: DefaultWord | None = None
+    """Null is allow."""
+    policy_default_out: DefaultWord | None = None
 
 
 @call

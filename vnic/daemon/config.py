@@ -1,0 +1,304 @@
+"""The configuration file: TOML to the same messages that clients send.
+
+Law: reading and checking only; needs no root and asks no device. An error names file, key, value and what
+is allowed. No keys of SAs in here: they have no place in a file that many may read.
+
+Source: TOML 1.0.0.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import typing
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal
+
+import msgspec
+
+from vnic.control.client import DEFAULT_SOCKET
+from vnic.control.interface import AddAdapter, DefaultWord, NonIpWord, Wire
+from vnic.daemon.settings import NO_WIRE, checked
+from vnic.errors import ConfigError, RequestError
+
+DEFAULT_PATH = "/etc/vnic/vnic.toml"
+
+SIZE_LIMIT = 16 << 20
+
+_SOCKET_PATH_LIMIT = 107  # struct sockaddr_un: 108 with the terminating zero
+_PLACE = re.compile(r" - at `\$(?P<place>[^`]*)`$")
+_STEP = re.compile(r"\.(?P<member>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
+_UNKNOWN = re.compile(r"unknown field `(?P<member>[^`]*)`")
+_MISSING = re.compile(r"missing required field `(?P<member>[^`]*)`")
+_SHOWN_LENGTH = 80
+
+
+class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Table [control]."""
+
+    socket: str = DEFAULT_SOCKET
+    reader_group: str = "vnic"
+    """Members may look; the socket's file belongs to this group. "" is nobody."""
+    administrator_group: str = ""
+    """Members may do what root may."""
+    reveal_keys: bool = True
+    """Whether administrators may see keys when they ask."""
+
+
+class WireTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Value of `wire` when it is a table: exactly one of link, netdev and tap."""
+
+    link: str | None = None
+    netdev: str | None = None
+    tap: str | None = None
+    netns: str | None = None
+
+
+class AdapterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One table [[adapter]]."""
+
+    name: str
+    tap: str
+    netns: str | None = None
+    addresses: list[str] = []
+    mac: str | None = None
+    mtu: int | Literal["default"] = "default"
+    wire: WireTable | Literal["none"] = "none"
+    non_ip: NonIpWord = "pass"
+    policy_default_in: DefaultWord = "allow"
+    policy_default_out: DefaultWord = "allow"
+    features_off: list[str] = []
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    log_level: Literal["error", "warning", "info", "debug"] = "info"
+    control: Control = Control()
+    adapter: list[AdapterTable] = []
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked configuration."""
+
+    path: str | None = None
+    """The file it is from, or None."""
+    log_level: str = "info"
+    control: Control = Control()
+    adapters: tuple[AddAdapter, ...] = ()
+
+
+def load(path: str | None) -> Config:
+    """Read a configuration file.
+
+    Args:
+        path: the file, which must be there; None is DEFAULT_PATH, which need not.
+
+    Raises:
+        ConfigError: it cannot be read, is no TOML, or a key or value is wrong.
+    """
+    name = DEFAULT_PATH if path is None else path
+    try:
+        with Path(name).open("rb") as file:
+            data = file.read(SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        if path is None:
+            return Config()
+        raise ConfigError("there is no such file", path=name) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"cannot be read: {reason}", path=name) from error
+    if len(data) > SIZE_LIMIT:
+        raise ConfigError("too long for a configuration", path=name, allowed=f"{SIZE_LIMIT} bytes")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"not UTF-8 text (at line {line})", path=name) from error
+    return parse(text, name)
+
+
+def parse(text: str, path: str) -> Config:
+    """Read a configuration from its text; `path` is for the errors.
+
+    Raises:
+        ConfigError: it is no TOML, or a key or value is wrong.
+    """
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"not TOML: {error}", path=path) from error
+    try:
+        file = msgspec.convert(document, _File)
+    except msgspec.ValidationError as error:
+        raise _misfit(error, document, path) from None
+    _check_control(file.control, path)
+    adapters = tuple(_adapter(table, path) for table in file.adapter)
+    _check_together(adapters, path)
+    return Config(path=path, log_level=file.log_level, control=file.control, adapters=adapters)
+
+
+def _check_control(control: Control, path: str) -> None:
+    if not control.socket.startswith("/") or len(control.socket.encode()) > _SOCKET_PATH_LIMIT:
+        raise ConfigError(
+            "not a path for a socket",
+            path=path,
+            field="control.socket",
+            value=_short(control.socket),
+            allowed=f"an absolute path of at most {_SOCKET_PATH_LIMIT} bytes",
+        )
+
+
+def _adapter(table: AdapterTable, path: str) -> AddAdapter:
+    """Make the message of one table."""
+    try:
+        return checked(
+            AddAdapter(
+                name=table.name,
+                tap=table.tap,
+                netns=table.netns,
+                addresses=table.addresses,
+                mac=table.mac,
+                mtu=None if table.mtu == "default" else table.mtu,
+                wire=_wire(table.wire),
+                non_ip=table.non_ip,
+                policy_default_in=table.policy_default_in,
+                policy_default_out=table.policy_default_out,
+                features_off=table.features_off,
+            )
+        )
+    except RequestError as error:
+        raise _in_adapter(table.name, error, path) from error
+
+
+def _wire(table: WireTable | Literal["none"]) -> Wire:
+    if isinstance(table, str):
+        return NO_WIRE
+    given = {kind: name for kind in ("link", "netdev", "tap") if (name := getattr(table, kind)) is not None}
+    if len(given) != 1:
+        raise RequestError(
+            "a wire is one thing",
+            field="wire",
+            value=", ".join(given),
+            allowed='"none", or exactly one of link, netdev and tap',
+        )
+    ((kind, name),) = given.items()
+    return Wire(kind=kind, name=name, netns=table.netns)  # type: ignore[arg-type]
+
+
+def _check_together(adapters: tuple[AddAdapter, ...], path: str) -> None:
+    """Refuse adapters that cannot be side by side."""
+    by_name: dict[str, AddAdapter] = {}
+    devices: dict[tuple[str | None, str], str] = {}
+    ends: dict[str, str] = {}
+    for adapter in adapters:
+        if adapter.name in by_name:
+            error = RequestError("a second adapter of this name", field="name", allowed="a name of its own")
+            raise _in_adapter(adapter.name, error, path)
+        by_name[adapter.name] = adapter
+        wire = adapter.wire or NO_WIRE
+        used = [("tap", adapter.netns, adapter.tap)]
+        if wire.kind == "tap":
+            used.append(("wire.tap", wire.netns, wire.name or ""))
+        for field, netns, device in used:
+            if (other := devices.setdefault((netns, device), adapter.name)) != adapter.name:
+                error = RequestError(
+                    f"adapter {other} has this TAP already", field=field, value=device, allowed="another name"
+                )
+                raise _in_adapter(adapter.name, error, path)
+    for adapter in adapters:
+        wire = adapter.wire or NO_WIRE
+        if wire.kind != "link" or wire.name is None:
+            continue
+        peer = by_name.get(wire.name)
+        peer_wire = peer.wire or NO_WIRE if peer is not None else NO_WIRE
+        if peer is None:
+            problem = "there is no such adapter in this file"
+        elif peer_wire.kind != "none" and (peer_wire.kind, peer_wire.name) != ("link", adapter.name):
+            problem = f"the wire of {peer.name} is something else"
+        elif ends.setdefault(peer.name, adapter.name) != adapter.name:
+            problem = f"{peer.name} is linked to {ends[peer.name]}"
+        else:
+            continue
+        allowed = 'an adapter whose wire is "none", or a link back'
+        error = RequestError(problem, field="wire.link", value=wire.name, allowed=allowed)
+        raise _in_adapter(adapter.name, error, path)
+
+
+def _in_adapter(name: str, error: RequestError, path: str) -> ConfigError:
+    """Give the error of one adapter's table with the key as it stands in the file."""
+    field = {"wire.name": "wire", "netns": "netns", "offload": "features_off", "address": "addresses"}.get(
+        error.field, error.field
+    )
+    return ConfigError(
+        error.message,
+        path=path,
+        field=f"adapter.{_short(name)}.{field}" if field else f"adapter.{_short(name)}",
+        value=_short(error.value),
+        allowed=error.allowed,
+    )
+
+
+def _misfit(error: msgspec.ValidationError, document: dict[str, Any], path: str) -> ConfigError:
+    """Turn msgspec's message, which names the place, into one that names key, value and what is allowed."""
+    text = str(error)
+    place = _PLACE.search(text)
+    message = _PLACE.sub("", text)
+    value: Any = document
+    expected: Any = _File
+    field = ""
+    for step in _STEP.finditer(place["place"] if place else ""):
+        if step["member"] is not None:
+            field += f".{step['member']}"
+            value = value.get(step["member"]) if isinstance(value, dict) else None
+            expected = _member_type(expected, step["member"])
+        else:
+            value = value[int(step["index"])] if isinstance(value, list) else None
+            named = value.get("name") if isinstance(value, dict) else None
+            field += f".{named}" if isinstance(named, str) else f"[{step['index']}]"
+            expected = next(iter(typing.get_args(expected)), None)
+    if unknown := _UNKNOWN.search(message):
+        message, shown = "there is no such key", ""
+        field += f".{unknown['member']}"
+    elif missing := _MISSING.search(message):
+        message, shown = "this key is missing", ""
+        field += f".{missing['member']}"
+        expected = _member_type(expected, missing["member"])
+    else:
+        shown = repr(value) if not isinstance(value, dict | list) else ""
+        message = (
+            "no such choice" if message.startswith("Invalid enum value") else "a value of the wrong type"
+        )
+    return ConfigError(
+        message,
+        path=path,
+        field=_short(field.removeprefix(".")),
+        value=_short(shown),
+        allowed=_allowed(expected),
+    )
+
+
+def _member_type(expected: Any, member: str) -> Any:
+    """Give the type of a member, of the one struct that `expected` is or may be."""
+    for option in typing.get_args(expected) or (expected,):
+        if isinstance(option, type) and issubclass(option, msgspec.Struct):
+            return typing.get_type_hints(option).get(member)
+    return None
+
+
+def _allowed(expected: Any) -> str:
+    """Say which values a type takes."""
+    origin = typing.get_origin(expected)
+    if origin is Literal:
+        return ", ".join(f'"{choice}"' for choice in typing.get_args(expected))
+    if origin in (typing.Union, UnionType):
+        parts = [_allowed(option) for option in typing.get_args(expected) if option is not type(None)]
+        return ", or ".join(parts)
+    if origin is list:
+        return f"a list, each {_allowed(typing.get_args(expected)[0])}"
+    if isinstance(expected, type) and issubclass(expected, msgspec.Struct):
+        return f"a table with {', '.join(expected.__struct_fields__)}"
+    return {str: "a text", int: "an integer", bool: "true or false"}.get(expected, "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"

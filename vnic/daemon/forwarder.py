@@ -1,0 +1,169 @@
+"""The hot loop of one adapter: port, engine, port.
+
+Law: a burst per call and back to the event loop, so that control socket and other adapters stay alive. A
+defect costs one burst, never the daemon; what a burst loses to a defect is lost, not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+
+from vnic.engine.contract import Engine, EngineEvent, Outcome
+from vnic.errors import PortError
+from vnic.ports.base import Port
+
+log = logging.getLogger(__name__)
+
+_REPORT_INTERVAL_S = 60.0
+_DEFECTS_IN_A_ROW = 1000
+"""Bursts lost one after the other before the adapter is given up: it would burn a core for nothing."""
+
+
+class Forwarder:
+    """Moves the frames of one adapter.
+
+    Attributes:
+        tap, wire: the ports; replace them through `use_tap` and `use_wire` alone.
+        errors: bursts given up because of a defect.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        tap: Port,
+        wire: Port,
+        *,
+        clock: Callable[[], float],
+        on_event: Callable[[EngineEvent], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """Prepare; nothing moves before `start`.
+
+        Args:
+            name: of the adapter, for the log.
+            clock: monotonic seconds.
+            on_event: hears what the engine tells.
+            on_failure: hears, once, that a port is of no further use; the forwarder has stopped by then.
+        """
+        self.tap = tap
+        self.wire = wire
+        self.errors = 0
+        self._name = name
+        self._engine = engine
+        self._clock = clock
+        self._on_event = on_event
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._running = False
+        self._watched: dict[str, int] = {}
+        self._pump: asyncio.Handle | None = None
+        self._errors_in_a_row = 0
+        self._last_report = -_REPORT_INTERVAL_S
+
+    def start(self) -> None:
+        """Begin to move frames."""
+        self._running = True
+        self._watch("tap", self.tap, self._from_tap)
+        self._watch("wire", self.wire, self._from_wire)
+
+    def stop(self) -> None:
+        """Move nothing any more. Idempotent; the ports stay open."""
+        self._running = False
+        self._unwatch("tap", self.tap)
+        self._unwatch("wire", self.wire)
+
+    def use_tap(self, port: Port) -> None:
+        """Take another port object for the host side, with the same or another descriptor."""
+        self._unwatch("tap", self.tap)
+        self.tap = port
+        if self._running:
+            self._watch("tap", port, self._from_tap)
+
+    def use_wire(self, port: Port) -> None:
+        """Take another port object for the wire."""
+        self._unwatch("wire", self.wire)
+        self.wire = port
+        if self._running:
+            self._watch("wire", port, self._from_wire)
+
+    def _watch(self, side: str, port: Port, ready: Callable[[], None]) -> None:
+        descriptor = port.fileno()
+        if descriptor is None:
+            port.set_wake(self._wake)
+        else:
+            self._loop.add_reader(descriptor, ready)
+            self._watched[side] = descriptor
+
+    def _unwatch(self, side: str, port: Port) -> None:
+        descriptor = self._watched.pop(side, None)
+        if descriptor is not None:
+            self._loop.remove_reader(descriptor)
+        elif port.fileno() is None:
+            port.set_wake(None)
+            if self._pump is not None:
+                self._pump.cancel()
+                self._pump = None
+
+    def _wake(self) -> None:
+        """A port without descriptor has frames: take them on the loop's next turn."""
+        if self._pump is None:
+            self._pump = self._loop.call_soon(self._from_link)
+
+    def _from_link(self) -> None:
+        self._pump = None
+        self._from_wire()
+
+    def _from_tap(self) -> None:
+        try:
+            burst = self.tap.receive_burst()
+            if burst:
+                self._deliver(self._engine.send(burst, self._clock()))
+        except PortError as error:
+            self._fail(str(error))
+        except Exception as error:
+            self._report(error)
+
+    def _from_wire(self) -> None:
+        try:
+            burst = self.wire.receive_burst()
+            if burst:
+                self._deliver(self._engine.receive(burst, self._clock()))
+        except PortError as error:
+            self._fail(str(error))
+        except Exception as error:
+            self._report(error)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        if outcome.wire:
+            self.wire.send_burst(outcome.wire)
+        if outcome.host:
+            self.tap.send_burst(outcome.host)
+        for event in self._engine.take_events():
+            self._on_event(event)
+        self._errors_in_a_row = 0
+
+    def _fail(self, reason: str) -> None:
+        if self._running:
+            self.stop()
+            self._on_failure(reason)
+
+    def _report(self, error: Exception) -> None:
+        """Count a defect and log where it arose, but not its text: that might quote a frame."""
+        self.errors += 1
+        self._errors_in_a_row += 1
+        now = self._clock()
+        if now - self._last_report >= _REPORT_INTERVAL_S:
+            self._last_report = now
+            frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+            kind = type(error).__name__
+            log.error(
+                "adapter %s: a burst was lost to %s (%d so far)\n%s", self._name, kind, self.errors, frames
+            )
+        if self._errors_in_a_row >= _DEFECTS_IN_A_ROW:
+            self._fail(
+                f"{_DEFECTS_IN_A_ROW} bursts in a row were lost to {type(error).__name__}; see the log"
+            )

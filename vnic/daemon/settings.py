@@ -1,0 +1,152 @@
+"""What an adapter may be asked to be, whether a file or a client asks.
+
+Law: pure checks on the message; whether devices exist is asked when the adapter is made.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+from vnic.control.interface import AddAdapter, SetAdapter, Wire
+from vnic.errors import RequestError
+from vnic.netlink.links import check_address, check_mac, check_name
+from vnic.netlink.namespaces import path_of
+from vnic.ports.offloads import check_offloads
+
+NO_WIRE = Wire(kind="none")
+
+MIN_MTU = 68  # RFC 791
+MAX_MTU = 65_521
+"""The kernel's limit for a TAP: 65,535 less the Ethernet header."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+
+_SETTABLE = frozenset(
+    {"mtu", "mac", "wire", "non_ip", "policy_default_in", "policy_default_out", "addresses"}
+)
+"""What `SetAdapter` can change; all else needs a new adapter."""
+
+
+def checked(settings: AddAdapter) -> AddAdapter:
+    """Give the settings with what was left out filled in; `mtu` stays None for the default.
+
+    Raises:
+        RequestError: a value no adapter can have.
+    """
+    if not _NAME.fullmatch(settings.name):
+        raise RequestError(
+            "not a name for an adapter",
+            field="name",
+            value=settings.name[:64],
+            allowed="1 to 32 letters, digits, '_', '.' and '-'",
+        )
+    check_name(settings.tap, "tap")
+    check_namespace(settings.netns)
+    check_mtu(settings.mtu)
+    if settings.mac is not None:
+        check_mac(settings.mac)
+    for address in settings.addresses or ():
+        check_address(address)
+    check_offloads(settings.features_off or ())
+    wire = settings.wire or NO_WIRE
+    check_wire(settings.name, wire)
+    if wire.kind == "tap" and (wire.name, wire.netns) == (settings.tap, settings.netns):
+        raise RequestError(
+            "host side and wire are the same TAP",
+            field="wire.name",
+            value=settings.tap,
+            allowed="another device",
+        )
+    return replace(
+        settings,
+        addresses=settings.addresses or [],
+        features_off=settings.features_off or [],
+        wire=wire,
+        non_ip=settings.non_ip or "pass",
+        policy_default_in=settings.policy_default_in or "allow",
+        policy_default_out=settings.policy_default_out or "allow",
+    )
+
+
+def check_mtu(mtu: int | None) -> None:
+    """Refuse an MTU that no TAP takes; None is the default and passes.
+
+    Raises:
+        RequestError: it is out of range.
+    """
+    if mtu is not None and not MIN_MTU <= mtu <= MAX_MTU:
+        raise RequestError(
+            "MTU out of range", field="mtu", value=str(mtu), allowed=f"{MIN_MTU} to {MAX_MTU}, or the default"
+        )
+
+
+def check_namespace(netns: str | None, field: str = "netns") -> None:
+    """Refuse what cannot be the name of a namespace; None is the daemon's own and passes.
+
+    Raises:
+        RequestError: it is no name.
+    """
+    if netns is not None:
+        try:
+            path_of(netns)
+        except RequestError as error:
+            raise RequestError(error.message, field=field, value=error.value, allowed=error.allowed) from None
+
+
+def check_wire(adapter: str, wire: Wire) -> None:
+    """Refuse a wire whose members do not fit its kind.
+
+    Raises:
+        RequestError: a member is missing, too many, or no name.
+    """
+    if wire.kind == "none":
+        if wire.name is not None or wire.netns is not None:
+            raise RequestError("a wire of none has no name", field="wire.name", value=wire.name or "")
+        return
+    if wire.name is None:
+        what = "an adapter" if wire.kind == "link" else "a device"
+        raise RequestError(
+            f"a wire of {wire.kind} needs a name", field="wire.name", allowed=f"name of {what}"
+        )
+    if wire.kind != "link":
+        check_name(wire.name, "wire.name")
+        check_namespace(wire.netns, "wire.netns")
+        return
+    if wire.netns is not None:
+        raise RequestError("a link has no namespace", field="wire.netns", value=wire.netns, allowed="nothing")
+    if wire.name == adapter:
+        raise RequestError(
+            "an adapter cannot be linked to itself",
+            field="wire.name",
+            value=adapter,
+            allowed="another adapter",
+        )
+
+
+class Change(NamedTuple):
+    """How to get from one setting of an adapter to another."""
+
+    remake: bool
+    """It has to be deleted and made anew; `request` is empty."""
+    request: SetAdapter | None
+    """What to set; None if nothing."""
+
+
+def change(old: AddAdapter, new: AddAdapter) -> Change:
+    """Compare two checked settings of the same adapter."""
+    different = {one.name for one in fields(new) if getattr(old, one.name) != getattr(new, one.name)}
+    if not different:
+        return Change(remake=False, request=None)
+    old_addresses, new_addresses = old.addresses or [], new.addresses or []
+    if not different <= _SETTABLE or not set(old_addresses) <= set(new_addresses):
+        return Change(remake=True, request=None)
+    if new.mac is None and "mac" in different:
+        return Change(remake=True, request=None)
+    values = {name: getattr(new, name) for name in different}
+    if "mtu" in values:
+        values["mtu"] = new.mtu or 0
+    if "addresses" in values:
+        values["addresses"] = [address for address in new_addresses if address not in old_addresses]
+    return Change(remake=False, request=SetAdapter(name=new.name, **values))
