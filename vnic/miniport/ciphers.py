@@ -1,0 +1,249 @@
+"""The primitives: each one behind a call that seals and a call that opens.
+
+Law: bytes in, bytes out; no packet formats. A primitive holds its key and nothing else knows it. Every
+context is made once per SA: setting one up costs more than a packet.
+
+Source: NIST SP 800-38A (CBC), 800-38D (GCM); RFC 2104 (HMAC); RFC 2403, 2404, 4868 (truncation).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hmac import HMAC
+
+from vnic.errors import PacketError, VnicError
+
+Bytes: TypeAlias = bytes | bytearray
+RandomSource: TypeAlias = Callable[[int], bytes]
+"""Gives that many unpredictable bytes."""
+
+SALT_LENGTH = 4
+COUNTER_IV_LENGTH = 8
+FULL_TAG_LENGTH = 16
+
+_POOL_LENGTH = 4096
+_COUNTER_MASK = (1 << 64) - 1
+
+
+class WrongIcv(VnicError):
+    """An ICV that does not hold. Never leaves the miniport: it becomes a CryptoStatus."""
+
+
+class RandomPool:
+    """Unpredictable bytes in small pieces, fetched from the source a block at a time."""
+
+    __slots__ = ("_block", "_position", "_source")
+
+    def __init__(self, source: RandomSource) -> None:
+        self._source = source
+        self._block = b""
+        self._position = 0
+
+    def take(self, length: int) -> bytes:
+        """Give `length` bytes that were never given before; `length` is at most 4096."""
+        position = self._position
+        end = position + length
+        if end > len(self._block):
+            self._block = self._source(_POOL_LENGTH)
+            position, end = 0, length
+        self._position = end
+        return self._block[position:end]
+
+
+class CounterIvs:
+    """The IVs of one outbound counter-mode SA: 64-bit numbers, each given once.
+
+    A (key, IV) pair must never come twice, so this rests on three things. Within an SA the IVs count
+    up from `start` and stop after 2^64. No two outbound SAs of a NIC hold the same key and salt at the
+    same time (`SaTable`). And where the same key comes again later (deleted and added again, or after
+    a restart, when no state is left) the new start is 64 random bits: two runs of n1 and n2 packets
+    meet with a probability below (n1 + n2) / 2^64, which for two runs of 2^31 packets is 2^-32, the
+    bound that SP 800-38D §8 sets. RFC 4106 §2 forbids such static keys anyway.
+
+    Source: RFC 4106 §3.1; RFC 4543 §3.1; NIST SP 800-38D §8.
+    """
+
+    __slots__ = ("_limit", "_next")
+
+    def __init__(self, start: bytes) -> None:
+        self._next = int.from_bytes(start, "big")
+        self._limit = self._next + _COUNTER_MASK + 1
+
+    def take(self) -> bytes:
+        """Give the next IV, eight bytes.
+
+        Raises:
+            PacketError: all 2^64 were given.
+        """
+        value = self._next
+        if value >= self._limit:
+            raise PacketError("the SA has used up its IVs")
+        self._next = value + 1
+        return (value & _COUNTER_MASK).to_bytes(COUNTER_IV_LENGTH, "big")
+
+
+class Gcm:
+    """AES-GCM with a full ICV of 16 bytes; the nonce is salt, then IV.
+
+    Source: RFC 4106 §4.
+    """
+
+    __slots__ = ("_aead", "_salt")
+
+    def __init__(self, key_and_salt: bytes) -> None:
+        self._aead = AESGCM(key_and_salt[:-SALT_LENGTH])
+        self._salt = key_and_salt[-SALT_LENGTH:]
+
+    def seal(self, iv: bytes, plaintext: Bytes, aad: Bytes) -> bytes:
+        """Give ciphertext and ICV."""
+        return self._aead.encrypt(self._salt + iv, plaintext, aad)
+
+    def open(self, iv: Bytes, sealed: Bytes, aad: Bytes) -> bytes:
+        """Give the plaintext, in new memory.
+
+        Raises:
+            WrongIcv: nothing of the plaintext is given out.
+        """
+        try:
+            return self._aead.decrypt(self._salt + iv, sealed, aad)
+        except InvalidTag:
+            raise WrongIcv("AES-GCM") from None
+
+
+class ShortGcm(Gcm):
+    """AES-GCM with an ICV of 8 or 12 bytes, which AESGCM does not check."""
+
+    __slots__ = ("_algorithm", "_icv_length")
+
+    def __init__(self, key_and_salt: bytes, icv_length: int) -> None:
+        super().__init__(key_and_salt)
+        self._algorithm = algorithms.AES(key_and_salt[:-SALT_LENGTH])
+        self._icv_length = icv_length
+
+    def seal(self, iv: bytes, plaintext: Bytes, aad: Bytes) -> bytes:
+        return super().seal(iv, plaintext, aad)[: self._icv_length - FULL_TAG_LENGTH]
+
+    def open(self, iv: Bytes, sealed: Bytes, aad: Bytes) -> bytes:
+        icv = bytes(sealed[-self._icv_length :])
+        mode = modes.GCM(self._salt + iv, icv, min_tag_length=self._icv_length)
+        context = Cipher(self._algorithm, mode).decryptor()
+        context.authenticate_additional_data(aad)
+        plaintext = context.update(sealed[: -self._icv_length])
+        try:
+            context.finalize()
+        except InvalidTag:
+            raise WrongIcv("AES-GCM") from None
+        return plaintext
+
+
+class CbcSealer:
+    """CBC encryption that makes its own IV.
+
+    One context serves all packets: its chain simply runs on. In front of each packet it encrypts a
+    random block, and what comes out is the IV: the cipher's image of a random block is as
+    unpredictable as the block, and in the chain it stands exactly where an IV stands.
+
+    Source: NIST SP 800-38A §6.2 and Appendix C; RFC 3602 §3.
+    """
+
+    __slots__ = ("_block_length", "_pool", "_update")
+
+    def __init__(self, algorithm: BlockCipherAlgorithm, pool: RandomPool) -> None:
+        self._block_length = algorithm.block_size // 8
+        self._pool = pool
+        self._update = Cipher(algorithm, modes.CBC(bytes(self._block_length))).encryptor().update
+
+    def seal(self, plaintext: Bytes) -> bytes:
+        """Give IV and ciphertext of a plaintext that is a multiple of the block."""
+        return self._update(self._pool.take(self._block_length) + plaintext)
+
+
+class CbcOpener:
+    """CBC decryption. One context serves all packets: with the IV fed in as a block of ciphertext, the
+    first block that comes out is meaningless and the others are the plaintext."""
+
+    __slots__ = ("_block_length", "_update")
+
+    def __init__(self, algorithm: BlockCipherAlgorithm) -> None:
+        self._block_length = algorithm.block_size // 8
+        self._update = Cipher(algorithm, modes.CBC(bytes(self._block_length))).decryptor().update
+
+    def open(self, iv_and_ciphertext: Bytes) -> bytes:
+        """Give the plaintext of an IV and a ciphertext that is a multiple of the block."""
+        return self._update(iv_and_ciphertext)[self._block_length :]
+
+
+class Hmac:
+    """HMAC, truncated to its first `icv_length` bytes."""
+
+    __slots__ = ("_icv_length", "_keyed")
+
+    def __init__(self, algorithm: hashes.HashAlgorithm, key: bytes, icv_length: int) -> None:
+        self._keyed = HMAC(key, algorithm)
+        self._icv_length = icv_length
+
+    def icv(self, iv: Bytes, data: Bytes, suffix: bytes = b"") -> bytes:
+        """Give the ICV over `data` and `suffix`; `iv` is unused."""
+        context = self._keyed.copy()
+        context.update(data)
+        if suffix:
+            context.update(suffix)
+        return context.finalize()[: self._icv_length]
+
+
+class Gmac:
+    """AES-GMAC; the nonce is salt, then IV.
+
+    Source: RFC 4543 §3.2.
+    """
+
+    __slots__ = ("_aead", "_salt")
+
+    def __init__(self, key_and_salt: bytes) -> None:
+        self._aead = AESGCM(key_and_salt[:-SALT_LENGTH])
+        self._salt = key_and_salt[-SALT_LENGTH:]
+
+    def icv(self, iv: Bytes, data: Bytes, suffix: bytes = b"") -> bytes:
+        """Give the ICV over `data` and `suffix`, 16 bytes."""
+        return self._aead.encrypt(self._salt + iv, b"", data + suffix if suffix else data)
+
+
+Mac: TypeAlias = Hmac | Gmac
+
+
+def verify(computed: bytes, received: Bytes) -> None:
+    """Compare two ICVs in a time that tells nothing.
+
+    Raises:
+        WrongIcv: they differ.
+    """
+    if not hmac.compare_digest(computed, received):
+        raise WrongIcv("ICVs differ")
+
+
+def block_cipher(name: str, key: bytes) -> BlockCipherAlgorithm:
+    """Give the block cipher of a CBC row of `ipsec.algorithms`; DES is triple DES with one key thrice."""
+    if name == "des-cbc":
+        return TripleDES(key * 3)
+    if name == "3des-cbc":
+        return TripleDES(key)
+    return algorithms.AES(key)
+
+
+def mac(name: str, key: bytes, icv_length: int) -> Mac:
+    """Give the MAC of an integrity row of `ipsec.algorithms`."""
+    if name == "hmac-md5-96":
+        return Hmac(hashes.MD5(), key, icv_length)
+    if name == "hmac-sha1-96":
+        return Hmac(hashes.SHA1(), key, icv_length)
+    if name == "hmac-sha256-128":
+        return Hmac(hashes.SHA256(), key, icv_length)
+    return Gmac(key)
