@@ -63,10 +63,6 @@ class Host(Protocol):
         """List the addresses of a device in CIDR form."""
         ...
 
-    async def wait_gone(self, link: links.Link) -> None:
-        """Return once the device is no longer there."""
-        ...
-
 
 class KernelHost:
     """The host there is."""
@@ -105,6 +101,3 @@ class KernelHost:
 
     async def addresses(self, name: str, *, netns: str | None) -> list[str]:
         return [str(interface) for interface in await links.addresses(name, netns)]
-
-    async def wait_gone(self, link: links.Link) -> None:
-        await links.wait_gone(link)

@@ -1,0 +1,498 @@
+"""The adapters of the daemon: made, changed, joined and taken away.
+
+Law: a change is all or nothing, and one at a time. Every adapter owns its ports and gives them back however
+it ends; one that fails leaves the others running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from vnic.control.interface import (
+    AddAdapter,
+    Capture,
+    DefaultWord,
+    EventWord,
+    NonIpWord,
+    SetAdapter,
+    Wire,
+)
+from vnic.daemon.events import Events
+from vnic.daemon.forwarder import Forwarder
+from vnic.daemon.host import Host, TapDevice
+from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked
+from vnic.daemon.values import drop_event, name_of
+from vnic.engine.contract import Defaults, Engine, EngineEvent
+from vnic.errors import RequestError, VnicError
+from vnic.ipsec.policy import PolicyAction
+from vnic.netlink.links import Link, check_address, check_mac
+from vnic.ports.base import Port
+from vnic.ports.capture import CapturePort, PcapngWriter
+from vnic.ports.link import LinkPort, join
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What adapters need of the world."""
+
+    host: Host
+    make_engine: Callable[[int], Engine]
+    """Makes a card for a wire of that MTU, in bytes."""
+    events: Events
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    clock_ns: Callable[[], int]
+    """Nanoseconds since 1970, for captures."""
+
+
+class Adapter:
+    """One card between a TAP and a wire.
+
+    Attributes:
+        settings: what it was asked to be when it was made.
+        failure: why it is of no further use; "" while it runs.
+        mtu_fixed: the TAP's MTU was set and follows the wire and the policies no more.
+    """
+
+    def __init__(
+        self, settings: AddAdapter, engine: Engine, tap: TapDevice, wire: Port, surroundings: Surroundings
+    ) -> None:
+        """Take over both ports. Nothing moves before `forwarder.start`."""
+        self.settings = settings
+        self.name = settings.name
+        self.engine = engine
+        self.tap = tap
+        self.wire = wire
+        self.wire_settings = settings.wire or NO_WIRE
+        self.mtu_fixed = settings.mtu is not None
+        self.capture: Capture | None = None
+        self.failure = ""
+        self._surroundings = surroundings
+        self._writer: PcapngWriter | None = None
+        self.forwarder = Forwarder(
+            self.name,
+            engine,
+            tap,
+            wire,
+            clock=surroundings.clock,
+            on_event=self._tell,
+            on_failure=self.fail,
+        )
+
+    @property
+    def wanted_mtu(self) -> int:
+        """MTU the TAP should have unless it is fixed."""
+        return self.engine.inner_mtu(self.wire.mtu)
+
+    @property
+    def link(self) -> LinkPort | None:
+        """The wire, if it is the end of a link or none: something that can be joined."""
+        return self.wire if isinstance(self.wire, LinkPort) else None
+
+    def require_running(self) -> None:
+        """Refuse what a failed adapter cannot do.
+
+        Raises:
+            RequestError: it has failed.
+        """
+        if self.failure:
+            raise RequestError(
+                f"adapter {self.name} has failed ({self.failure}); delete it and add it again",
+                field="adapter",
+                value=self.name,
+                allowed="an adapter that runs",
+            )
+
+    def set_defaults(
+        self,
+        *,
+        inbound: DefaultWord | None = None,
+        outbound: DefaultWord | None = None,
+        non_ip: NonIpWord | None = None,
+    ) -> None:
+        """Say what happens to what no policy governs; None leaves it."""
+        given = {"inbound": inbound, "outbound": outbound, "non_ip": non_ip}
+        actions = {member: default_action(word) for member, word in given.items() if word is not None}
+        if actions:
+            self.engine.set_defaults(replace(self.engine.defaults, **actions))
+
+    def use_wire(self, wire: Port, settings: Wire) -> None:
+        """Plug the card into another wire; the old one is given back."""
+        old = self.wire
+        self.wire = wire
+        self.wire_settings = settings
+        self.engine.wire_mtu = wire.mtu
+        self._connect()
+        old.close()
+
+    def record(self, capture: Capture | None, writer: PcapngWriter | None) -> PcapngWriter | None:
+        """Begin a recording in the place of the one there was, if any; give the old writer to be closed."""
+        old = self._writer
+        self.capture = capture
+        self._writer = writer
+        self._connect()
+        return old
+
+    def _connect(self) -> None:
+        """Hand the forwarder both ports, with the recorder before the one it records."""
+        tap: Port = self.tap
+        wire = self.wire
+        if self._writer is not None and self.capture is not None:
+            if self.capture.place == "tap":
+                tap = CapturePort(tap, self._writer)
+            else:
+                wire = CapturePort(wire, self._writer)
+        self.forwarder.use_tap(tap)
+        self.forwarder.use_wire(wire)
+
+    def close(self) -> PcapngWriter | None:
+        """Stop, and give the ports back; give the writer of a recording to be closed. Idempotent."""
+        self.forwarder.stop()
+        self.tap.close()
+        self.wire.close()
+        writer, self._writer = self._writer, None
+        self.capture = None
+        return writer
+
+    def fail(self, reason: str) -> None:
+        """Stop for good, keep what there is to look at, and say so."""
+        self.failure = reason
+        peer = self.link.peer if self.link is not None else None
+        writer = self.close()
+        if writer is not None:
+            asyncio.get_running_loop().run_in_executor(None, writer.close)
+        log.error("adapter %s failed: %s", self.name, reason)
+        events = self._surroundings.events
+        events.tell("adapter_failed", f"adapter {self.name} failed: {reason}", adapter=self.name)
+        if peer is not None:
+            events.tell("adapter_changed", f"adapter {peer.name} lost its link", adapter=peer.name)
+
+    def _tell(self, event: EngineEvent) -> None:
+        """Pass on what the engine tells."""
+        name = None if event.sa is None else name_of(event.sa)
+        subject = "" if event.sa is None else f" ({event.sa})"
+        drop = drop_event(event)
+        if drop is None:
+            text = f"adapter {self.name}: sequence numbers used up{subject}; rekey"
+            log.warning("%s", text)
+        else:
+            text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{subject}"
+        self._surroundings.events.tell(event.kind.value, text, adapter=self.name, sa=name, drop=drop)
+
+
+class Adapters:
+    """All adapters, by name."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.surroundings = surroundings
+        self._by_name: dict[str, Adapter] = {}
+        self._changing = asyncio.Lock()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def all(self) -> list[Adapter]:
+        """Every adapter, by name."""
+        return [self._by_name[name] for name in sorted(self._by_name)]
+
+    def find(self, name: str) -> Adapter | None:
+        """Give the adapter of that name, or None."""
+        return self._by_name.get(name)
+
+    def require(self, name: str | None, field: str = "adapter") -> Adapter:
+        """Give the adapter of that name; None is the only one.
+
+        Raises:
+            RequestError: there is none, or None and there are several.
+        """
+        names = ", ".join(sorted(self._by_name)) or "none exists; add one first"
+        if name is None:
+            if len(self._by_name) == 1:
+                return next(iter(self._by_name.values()))
+            problem = "name the adapter (`offload packet dev ADAPTER dir in|out`)"
+            raise RequestError(
+                problem if self._by_name else "there is no adapter", field=field, allowed=names
+            )
+        adapter = self._by_name.get(name)
+        if adapter is None:
+            raise RequestError("there is no such adapter", field=field, value=name[:64], allowed=names)
+        return adapter
+
+    def chosen(self, name: str | None) -> list[Adapter]:
+        """Give the adapter of that name, or all for None.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        return self.all() if name is None else [self.require(name)]
+
+    def peer_of(self, adapter: Adapter) -> Adapter | None:
+        """Give the adapter at the other end of a link wire."""
+        if adapter.link is None or adapter.link.peer is None:
+            return None
+        return self._by_name.get(adapter.link.peer.name)
+
+    async def add(self, settings: AddAdapter) -> Adapter:
+        """Make an adapter and start it.
+
+        Raises:
+            RequestError: a value no adapter can have, or the name is taken; nothing is left behind.
+            PortError: the system refused a port; nothing is left behind.
+        """
+        settings = checked(settings)
+        wire_settings = settings.wire or NO_WIRE
+        async with self._changing:
+            if settings.name in self._by_name:
+                raise RequestError(
+                    "there is an adapter of this name",
+                    field="name",
+                    value=settings.name,
+                    allowed="another name",
+                )
+            self._check_peer(wire_settings)
+            host = self.surroundings.host
+            async with contextlib.AsyncExitStack() as undo:
+                wire = await self._open_wire(settings.name, wire_settings)
+                undo.callback(wire.close)
+                engine = self.surroundings.make_engine(wire.mtu)
+                engine.set_defaults(
+                    Defaults(
+                        inbound=default_action(settings.policy_default_in or "allow"),
+                        outbound=default_action(settings.policy_default_out or "allow"),
+                        non_ip=default_action(settings.non_ip or "pass"),
+                    )
+                )
+                tap = await host.open_tap(
+                    settings.tap,
+                    netns=settings.netns,
+                    mac=settings.mac,
+                    mtu=engine.inner_mtu(wire.mtu) if settings.mtu is None else settings.mtu,
+                    addresses=settings.addresses or (),
+                    features_off=settings.features_off or (),
+                )
+                undo.callback(tap.close)
+                peer = self._check_peer(wire_settings)
+                adapter = Adapter(settings, engine, tap, wire, self.surroundings)
+                if peer is not None:
+                    self._join(adapter, peer)
+                adapter.forwarder.start()
+                undo.pop_all()
+            self._by_name[adapter.name] = adapter
+        log.info("adapter %s added: tap %s, wire %s", adapter.name, settings.tap, describe(wire_settings))
+        self._tell("adapter_added", f"adapter {adapter.name} added", adapter)
+        if peer is not None:
+            self._tell("adapter_changed", f"adapter {peer.name} linked to {adapter.name}", peer)
+        return adapter
+
+    async def set(self, request: SetAdapter) -> Adapter:
+        """Change an adapter.
+
+        Raises:
+            RequestError: a value no adapter can have, or it has failed; nothing is changed.
+            PortError: the system refused a part; nothing is changed.
+        """
+        async with self._changing:
+            adapter = self.require(request.name, "name")
+            adapter.require_running()
+            _check_change(request)
+            wire_settings = request.wire
+            if wire_settings is not None and wire_settings == self.wire_of(adapter):
+                wire_settings = None
+            peers = [self.peer_of(adapter)] if wire_settings is not None else []
+            async with contextlib.AsyncExitStack() as undo:
+                wire: Port | None = None
+                if wire_settings is not None:
+                    self._check_peer(wire_settings)
+                    wire = await self._open_wire(adapter.name, wire_settings)
+                    undo.callback(wire.close)
+                writer = await self._open_capture(request.capture)
+                if writer is not None:
+                    undo.callback(writer.path.unlink, missing_ok=True)
+                    undo.push_async_callback(asyncio.to_thread, writer.close)
+                link = await self._configure(adapter, request, wire)
+                adapter.require_running()
+                peer = self._check_peer(wire_settings)
+                undo.pop_all()
+            # From here on nothing can be refused any more.
+            if link is not None:
+                adapter.tap.mtu = link.mtu
+            if request.mtu is not None:
+                adapter.mtu_fixed = request.mtu != 0
+            if wire is not None and wire_settings is not None:
+                adapter.use_wire(wire, wire_settings)
+                if peer is not None:
+                    self._join(adapter, peer)
+                    peers.append(peer)
+            old_writer = None
+            if request.capture is not None:
+                recording = request.capture if writer is not None else None
+                old_writer = adapter.record(recording, writer)
+            adapter.set_defaults(
+                inbound=request.policy_default_in,
+                outbound=request.policy_default_out,
+                non_ip=request.non_ip,
+            )
+        if old_writer is not None:
+            await asyncio.to_thread(old_writer.close)
+        self._tell("adapter_changed", f"adapter {adapter.name} changed", adapter)
+        for other in peers:
+            if other is not None:
+                self._tell("adapter_changed", f"adapter {other.name}: its link changed", other)
+        return adapter
+
+    async def delete(self, name: str) -> None:
+        """Take an adapter away; the other end of its link stays, with a wire of none.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        async with self._changing:
+            adapter = self.require(name, "name")
+            peer = self.peer_of(adapter)
+            del self._by_name[name]
+            writer = adapter.close()
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+        log.info("adapter %s deleted", name)
+        self._tell("adapter_deleted", f"adapter {name} deleted", adapter)
+        if peer is not None:
+            self._tell("adapter_changed", f"adapter {peer.name} lost its link", peer)
+
+    async def close(self) -> None:
+        """Take all adapters away, without waiting for changes under way."""
+        writers = [writer for adapter in self._by_name.values() if (writer := adapter.close()) is not None]
+        self._by_name.clear()
+        await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in writers))
+
+    async def refresh_mtu(self, adapter: Adapter) -> None:
+        """Let the TAP's MTU follow the policies, unless it was fixed. What is refused is logged: the
+        policies are in force all the same, and packets too big are answered with ICMP."""
+        if adapter.mtu_fixed or adapter.failure or adapter.wanted_mtu == adapter.tap.mtu:
+            return
+        async with self._changing:
+            wanted = adapter.wanted_mtu
+            if adapter.mtu_fixed or adapter.failure or wanted == adapter.tap.mtu:
+                return
+            tap = adapter.tap
+            try:
+                link = await self.surroundings.host.configure(tap.name, netns=tap.netns, mtu=wanted)
+            except VnicError as error:
+                log.warning("adapter %s: the MTU should be %d: %s", adapter.name, wanted, error)
+                return
+            tap.mtu = link.mtu
+        self._tell("adapter_changed", f"adapter {adapter.name}: MTU is now {wanted}", adapter)
+
+    def wire_of(self, adapter: Adapter) -> Wire:
+        """Say what the card is plugged into now."""
+        link = adapter.link
+        if link is None:
+            return adapter.wire_settings
+        if link.peer is None:
+            return NO_WIRE
+        return Wire(kind="link", name=link.peer.name)
+
+    def _check_peer(self, wire: Wire | None) -> Adapter | None:
+        """Give the adapter that a link names.
+
+        Raises:
+            RequestError: there is none, or its wire is not free.
+        """
+        if wire is None or wire.kind != "link":
+            return None
+        peer = self.require(wire.name or "", "wire.name")
+        peer.require_running()
+        if peer.link is None or peer.link.peer is not None:
+            raise RequestError(
+                f"the wire of {peer.name} is {describe(self.wire_of(peer))} already",
+                field="wire.name",
+                value=peer.name,
+                allowed="an adapter whose wire is none",
+            )
+        return peer
+
+    async def _open_wire(self, adapter: str, wire: Wire) -> Port:
+        host = self.surroundings.host
+        if wire.kind == "netdev":
+            return await host.open_netdev(wire.name or "", netns=wire.netns)
+        if wire.kind == "tap":
+            return await host.open_tap(wire.name or "", netns=wire.netns)
+        return LinkPort(adapter)
+
+    def _join(self, adapter: Adapter, peer: Adapter) -> None:
+        if adapter.link is not None and peer.link is not None:
+            join(adapter.link, peer.link)
+
+    async def _open_capture(self, capture: Capture | None) -> PcapngWriter | None:
+        if capture is None or capture.place == "off":
+            return None
+        path = capture.file or ""
+        # The disk may be slow; the frames must not wait for it.
+        return await asyncio.to_thread(PcapngWriter, path, clock_ns=self.surroundings.clock_ns)
+
+    async def _configure(self, adapter: Adapter, request: SetAdapter, wire: Port | None) -> Link | None:
+        """Set the TAP up as asked; None if nothing about it changes."""
+        mtu = request.mtu or None
+        if request.mtu == 0 or (request.mtu is None and wire is not None and not adapter.mtu_fixed):
+            mtu = adapter.engine.inner_mtu(adapter.wire.mtu if wire is None else wire.mtu)
+        if mtu == adapter.tap.mtu and request.mtu is None:
+            mtu = None
+        if mtu is None and request.mac is None and not request.addresses and request.up is None:
+            return None
+        return await self.surroundings.host.configure(
+            adapter.tap.name,
+            netns=adapter.tap.netns,
+            mac=request.mac,
+            mtu=mtu,
+            addresses=request.addresses or (),
+            up=request.up,
+        )
+
+    def _tell(self, kind: EventWord, text: str, adapter: Adapter) -> None:
+        self.surroundings.events.tell(kind, text, adapter=adapter.name)
+
+
+def default_action(word: str) -> PolicyAction:
+    """Give the action of a default: "allow" and "pass" let through."""
+    return PolicyAction.BYPASS if word in ("allow", "pass") else PolicyAction.DISCARD
+
+
+def describe(wire: Wire) -> str:
+    """Name a wire for a person: "link right", "netdev eth1 in namespace red"."""
+    words = [
+        wire.kind,
+        *([wire.name] if wire.name else []),
+        *([f"in namespace {wire.netns}"] if wire.netns else []),
+    ]
+    return " ".join(words)
+
+
+def _check_change(request: SetAdapter) -> None:
+    check_mtu(request.mtu or None)
+    if request.mac is not None:
+        check_mac(request.mac)
+    for address in request.addresses or ():
+        check_address(address)
+    if request.wire is not None:
+        check_wire(request.name, request.wire)
+    capture = request.capture
+    if capture is None:
+        return
+    if capture.place == "off":
+        if capture.file is not None:
+            raise RequestError(
+                "nothing is recorded into a file that way", field="capture.file", value=capture.file
+            )
+    elif capture.file is None or not os.path.isabs(capture.file) or "\0" in capture.file:
+        raise RequestError(
+            "a recording needs a file",
+            field="capture.file",
+            value=capture.file or "",
+            allowed="absolute path of a file that does not exist",
+        )

@@ -1,0 +1,352 @@
+"""SAs, policies and events: messages of the control socket to values of IPsec, and back.
+
+Law: pure translation. Every refusal names the word, the value and what is allowed; a key is never repeated.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import Any, TypeVar
+
+from vnic.control.interface import DropEvent, Policy, Sa, SaName, SaState, Template
+from vnic.control.interface import Selector as SelectorMessage
+from vnic.engine.contract import EngineEvent, SaReport
+from vnic.errors import OidError, RequestError
+from vnic.ipsec import policy as spd
+from vnic.ipsec.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, Encryption, Integrity
+from vnic.ipsec.association import (
+    NO_KEY,
+    Direction,
+    IpsecProtocol,
+    KeyMaterial,
+    Mode,
+    SaId,
+    SecurityAssociation,
+)
+from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix
+from vnic.ipsec.replay import DEFAULT_WINDOW_BITS
+from vnic.ndis.status import NdisStatus
+
+Row = TypeVar("Row", Encryption, Integrity)
+
+_PROTOCOLS = {"esp": IpsecProtocol.ESP, "ah": IpsecProtocol.AH}
+_MAX_INDEX = 0xFFFFFFFF
+_SHOWN_LENGTH = 64
+
+
+def address_of(text: str, field: str) -> bytes:
+    """Read an address.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return ip_address(text).packed
+    except ValueError:
+        raise RequestError(
+            "not an IP address", field=field, value=text[:_SHOWN_LENGTH], allowed="IPv4 or IPv6 address"
+        ) from None
+
+
+def protocol_of(word: str) -> IpsecProtocol:
+    """Read "esp" or "ah"."""
+    return _PROTOCOLS[word]
+
+
+def sa_id_of(dst: str, proto: str, spi: int) -> SaId:
+    """Read the name of an SA.
+
+    Raises:
+        RequestError: the destination is no address.
+    """
+    return SaId(address_of(dst, "dst"), protocol_of(proto), spi)
+
+
+def name_of(sa: SaId) -> SaName:
+    """Write the name of an SA, as far as it is known from the data path."""
+    return SaName(dst=str(ip_address(sa.destination)), proto=_protocol_word(sa.protocol), spi=sa.spi)
+
+
+def full_name_of(sa: SecurityAssociation) -> SaName:
+    """Write the name of an SA."""
+    return SaName(
+        dst=str(ip_address(sa.destination)),
+        proto=_protocol_word(sa.protocol),
+        spi=sa.spi,
+        direction=sa.direction.value,
+        src=str(ip_address(sa.source)),
+    )
+
+
+def sa_of(message: Sa, direction: Direction) -> SecurityAssociation:
+    """Read an SA; `checked` is still to come.
+
+    Raises:
+        RequestError: a word cannot be read.
+        OidError: NOT_SUPPORTED for an algorithm that is not in the table.
+    """
+    icv_bits = message.icv_length or 0
+    if icv_bits % 8:
+        raise RequestError(
+            "an ICV is whole bytes", field="icv-length", value=str(icv_bits), allowed="64, 96, 128"
+        )
+    return SecurityAssociation(
+        direction=direction,
+        source=address_of(message.src, "src"),
+        destination=address_of(message.dst, "dst"),
+        protocol=protocol_of(message.proto),
+        spi=message.spi,
+        mode=Mode(message.mode or "transport"),
+        encryption=_algorithm(message.encryption, ENCRYPTION_BY_NAME, "enc"),
+        encryption_key=_key(message.encryption_key, "enc"),
+        integrity=_algorithm(message.integrity, INTEGRITY_BY_NAME, "auth"),
+        integrity_key=_key(message.integrity_key, "auth"),
+        icv_length=icv_bits // 8,
+        esn=bool(message.esn),
+        replay_window=DEFAULT_WINDOW_BITS if message.replay_window is None else message.replay_window,
+        reqid=message.reqid or 0,
+        selector=None if message.selector is None else selector_of(message.selector, "sel"),
+        sequence_number=message.sequence_number or 0,
+        ah_alignment=8 if message.ah_alignment is None else message.ah_alignment,
+        decap_dscp=bool(message.decap_dscp),
+        no_ecn=bool(message.no_ecn),
+        no_pmtu_discovery=bool(message.no_pmtu_discovery),
+    )
+
+
+def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bool) -> Sa:
+    """Write an SA; without `reveal_keys` its keys are left out.
+
+    Args:
+        sequence_number: the live one.
+    """
+    return Sa(
+        src=str(ip_address(sa.source)),
+        dst=str(ip_address(sa.destination)),
+        proto=_protocol_word(sa.protocol),
+        spi=sa.spi,
+        mode=sa.mode.value,
+        direction=sa.direction.value,
+        encryption=None if sa.encryption is None else sa.encryption.name,
+        encryption_key=_reveal(sa.encryption_key) if reveal_keys else None,
+        integrity=None if sa.integrity is None else sa.integrity.name,
+        integrity_key=_reveal(sa.integrity_key) if reveal_keys else None,
+        icv_length=sa.icv_length * 8,
+        esn=sa.esn,
+        replay_window=sa.replay_window,
+        reqid=sa.reqid,
+        selector=None if sa.selector is None else selector_message(sa.selector),
+        sequence_number=sequence_number,
+        ah_alignment=sa.ah_alignment,
+        decap_dscp=sa.decap_dscp,
+        no_ecn=sa.no_ecn,
+        no_pmtu_discovery=sa.no_pmtu_discovery,
+    )
+
+
+def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) -> SaState:
+    """Write an SA with its live state.
+
+    Args:
+        wall: turns monotonic seconds into RFC 3339.
+    """
+    sa = report.sa
+    inbound = sa.direction is Direction.INBOUND
+    return SaState(
+        adapter=adapter,
+        sa=sa_message(sa, report.sequence_number, reveal_keys=reveal_keys),
+        handle=report.offload_handle,
+        weak=list(sa.weak),
+        packets=report.counters.packets,
+        bytes=report.counters.bytes,
+        drops={reason.value: count for reason, count in report.counters.drops.items()},
+        replay_bitmap=f"{report.replay_bitmap:x}" if inbound else "",
+        added=wall(report.add_time),
+        used=wall(report.use_time) if report.use_time else None,
+    )
+
+
+def selector_of(message: SelectorMessage, field: str) -> spd.Selector:
+    """Read a selector; a side left out matches all of the other's family.
+
+    Raises:
+        RequestError: a prefix, protocol or port cannot be read, or both sides are left out.
+    """
+    if message.src is None and message.dst is None:
+        raise RequestError(
+            "a selector names src or dst, if only 0.0.0.0/0 or ::/0", field=f"{field}.src", allowed="a prefix"
+        )
+    source = None if message.src is None else _prefix(message.src, f"{field}.src")
+    destination = None if message.dst is None else _prefix(message.dst, f"{field}.dst")
+    if source is None or destination is None:
+        known = source or destination
+        assert known is not None
+        everything = Prefix(bytes(len(known.address)), 0)
+        source, destination = source or everything, destination or everything
+    if len(source.address) != len(destination.address):
+        raise RequestError(
+            "src and dst of a selector are of different families",
+            field=f"{field}.dst",
+            value=str(destination),
+            allowed="two IPv4 or two IPv6 prefixes",
+        )
+    protocol = _number(message.proto or 0, f"{field}.proto", 255)
+    if (message.sport, message.dport) != (None, None) and not (
+        protocol in spd.PROTOCOLS_WITH_PORTS or protocol in spd.ICMP_PROTOCOLS
+    ):
+        raise RequestError(
+            "this protocol has no ports",
+            field=f"{field}.proto",
+            value=str(protocol),
+            allowed=", ".join(map(str, sorted(spd.PROTOCOLS_WITH_PORTS | spd.ICMP_PROTOCOLS))),
+        )
+    limit = 255 if protocol in spd.ICMP_PROTOCOLS else 65535
+    return spd.Selector(
+        source=source,
+        destination=destination,
+        protocol=protocol,
+        source_port=None if message.sport is None else _number(message.sport, f"{field}.sport", limit),
+        destination_port=None if message.dport is None else _number(message.dport, f"{field}.dport", limit),
+    )
+
+
+def selector_message(selector: spd.Selector) -> SelectorMessage:
+    """Write a selector."""
+    return SelectorMessage(
+        src=str(selector.source),
+        dst=str(selector.destination),
+        proto=selector.protocol,
+        sport=selector.source_port,
+        dport=selector.destination_port,
+    )
+
+
+def policy_of(message: Policy) -> PolicyEntry:
+    """Read a policy.
+
+    Raises:
+        RequestError: a word cannot be read, or an index was given.
+    """
+    if message.index:
+        raise RequestError(
+            "the daemon numbers policies itself", field="index", value=str(message.index), allowed="no index"
+        )
+    return PolicyEntry(
+        direction=Direction(message.direction),
+        selector=selector_of(message.selector, "sel"),
+        action=PolicyAction(message.action),
+        templates=tuple(_template(one) for one in message.templates or ()),
+        priority=_number(message.priority or 0, "priority", spd.MAX_PRIORITY),
+    )
+
+
+def policy_message(entry: PolicyEntry) -> Policy:
+    """Write a policy."""
+    return Policy(
+        direction=entry.direction.value,
+        selector=selector_message(entry.selector),
+        action=entry.action.value,
+        templates=[
+            Template(
+                proto=_protocol_word(one.protocol),
+                mode=one.mode.value,
+                src=None if one.source is None else str(ip_address(one.source)),
+                dst=None if one.destination is None else str(ip_address(one.destination)),
+                reqid=one.reqid,
+                spi=one.spi,
+            )
+            for one in entry.templates
+        ],
+        priority=entry.priority,
+        index=entry.index,
+    )
+
+
+def index_of(index: int | None) -> int:
+    """Read the number of a policy; None is 0.
+
+    Raises:
+        RequestError: it is out of range.
+    """
+    return _number(index or 0, "index", _MAX_INDEX)
+
+
+def drop_event(event: EngineEvent) -> DropEvent | None:
+    """Write what the engine tells of a drop; None if it tells of something else."""
+    if event.drop is None:
+        return None
+    return DropEvent(
+        name=event.drop.value,
+        text=event.drop.text,
+        xfrm_stat=event.drop.xfrm_stat,
+        src=_address_text(event.source),
+        dst=_address_text(event.destination),
+        sequence_number=event.sequence_number,
+        suppressed=event.suppressed,
+    )
+
+
+def _template(message: Template) -> spd.Template:
+    return spd.Template(
+        protocol=protocol_of(message.proto),
+        mode=Mode(message.mode or "transport"),
+        source=None if message.src is None else address_of(message.src, "tmpl.src"),
+        destination=None if message.dst is None else address_of(message.dst, "tmpl.dst"),
+        reqid=_number(message.reqid or 0, "tmpl.reqid", 0xFFFFFFFF),
+        spi=_number(message.spi or 0, "tmpl.spi", 0xFFFFFFFF),
+    )
+
+
+def _algorithm(name: str | None, table: dict[str, Row], field: str) -> Row | None:
+    if name is None:
+        return None
+    row = table.get(name)
+    if row is None:
+        raise OidError(
+            NdisStatus.NOT_SUPPORTED,
+            "there is no such algorithm",
+            field=field,
+            value=name[:_SHOWN_LENGTH],
+            allowed=", ".join(table),
+        )
+    return row
+
+
+def _key(text: str | None, field: str) -> KeyMaterial:
+    if not text:
+        return NO_KEY
+    try:
+        return KeyMaterial(bytes.fromhex(text))
+    except ValueError:
+        raise RequestError("the key is not hexadecimal", field=field, allowed="two digits a byte") from None
+
+
+def _reveal(key: KeyMaterial) -> str | None:
+    return key.reveal().hex() if len(key) else None
+
+
+def _prefix(text: str, field: str) -> Prefix:
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        reason = "it has bits beyond its length" if "host bits" in str(error) else "not a prefix"
+        raise RequestError(
+            reason, field=field, value=text[:_SHOWN_LENGTH], allowed="as in 192.0.2.0/24 or 2001:db8::/64"
+        ) from None
+    return Prefix(network.network_address.packed, network.prefixlen)
+
+
+def _number(number: int, field: str, limit: int) -> int:
+    if not 0 <= number <= limit:
+        raise RequestError(
+            "out of range", field=field, value=str(number)[:_SHOWN_LENGTH], allowed=f"0 to {limit}"
+        )
+    return number
+
+
+def _protocol_word(protocol: IpsecProtocol) -> Any:
+    return protocol.name.lower()
+
+
+def _address_text(address: bytes) -> str:
+    return str(ip_address(address)) if len(address) in (4, 16) else ""
