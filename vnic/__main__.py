@@ -1,0 +1,7 @@
+"""`python -m vnic` is the command `vnic`."""
+
+import sys
+
+from vnic.cli.main import main
+
+sys.exit(main())

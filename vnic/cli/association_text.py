@@ -1,0 +1,146 @@
+"""SAs as text, in the manner of `ip xfrm state`, and as a table.
+
+Law: messages to strings. Every line that `ip` would print can be given to `add` again but for the key,
+which is there only when it was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vnic.cli.protection import protection_text
+from vnic.cli.render import paint, table
+from vnic.cli.selector import selector_text
+from vnic.control.interface import Sa, SaState
+from vnic.ipsec.drops import DropReason
+
+if TYPE_CHECKING:
+    from vnic.cli.session import Session
+
+_FLAGS = ("noecn", "decap-dscp", "nopmtudisc", "align4", "esn")
+_LOW = 0xFFFFFFFF
+_SHOWN_BITMAP_BITS = 64
+
+_REASONS: dict[str, DropReason] = {reason.value: reason for reason in DropReason}
+
+STATS = (
+    ("replay-window", DropReason.IN_REPLAY_TOO_OLD),
+    ("replay", DropReason.IN_REPLAY_DUPLICATE),
+    ("failed", DropReason.IN_ICV),
+)
+"""The three counters of struct xfrm_stats, and our reasons for the same."""
+
+
+def flag_names(sa: Sa) -> list[str]:
+    """The flags of an SA by the kernel's names, in the kernel's order."""
+    said = (sa.no_ecn, sa.decap_dscp, sa.no_pmtu_discovery, sa.ah_alignment == 4 and sa.proto == "ah", sa.esn)
+    return [name for name, is_set in zip(_FLAGS, said, strict=True) if is_set]
+
+
+def state_text(state: SaState, session: Session) -> str:
+    """Write one SA over several lines; -s adds what it did, -d everything."""
+    sa = state.sa
+    statistics = session.options.statistics > 0 or session.options.details
+    lines = [
+        f"src {sa.src} dst {sa.dst}",
+        _identity(sa, statistics),
+        _window(sa, statistics),
+        *protection_text(sa, bits=statistics),
+    ]
+    if sa.selector is not None:
+        lines.append(f"sel {selector_text(sa.selector)}")
+    if statistics:
+        lines += _statistics(state, details=session.options.details)
+    handle = f" handle {state.handle:#x}" if statistics else ""
+    lines.append(f"offload packet dev {paint(state.adapter, 'name', session)} dir {sa.direction}{handle}")
+    lines += [paint(f"weak: {weak}", "weak", session) for weak in state.weak]
+    return "\n\t".join(lines) + "\n"
+
+
+def _identity(sa: Sa, statistics: bool) -> str:
+    reqid = sa.reqid or 0
+    if statistics:
+        text = f"proto {sa.proto} spi {sa.spi:#010x}({sa.spi}) reqid {reqid}({reqid:#010x})"
+    else:
+        text = f"proto {sa.proto} spi {sa.spi:#010x} reqid {reqid}"
+    return f"{text} mode {sa.mode or 'transport'}"
+
+
+def _window(sa: Sa, statistics: bool) -> str:
+    text = f"replay-window {sa.replay_window or 0}"
+    flags = flag_names(sa)
+    if flags or statistics:
+        text += f" flag {' '.join(flags)}".rstrip()
+    return text
+
+
+def _statistics(state: SaState, *, details: bool) -> list[str]:
+    sa = state.sa
+    number = sa.sequence_number or 0
+    low, high = number & _LOW, number >> 32
+    seq, oseq = (low, 0) if sa.direction == "in" else (0, low)
+    seq_hi, oseq_hi = (high, 0) if sa.direction == "in" else (0, high)
+    if sa.esn:
+        context = f"seq-hi {seq_hi:#x}, seq {seq:#x}, oseq-hi {oseq_hi:#x}, oseq {oseq:#x}"
+    else:
+        context = f"seq {seq:#x}, oseq {oseq:#x}"
+    lines = [f"anti-replay{' esn' if sa.esn else ''} context: {context}"]
+    if state.replay_bitmap:
+        bitmap = int(state.replay_bitmap, 16)
+        shown = bitmap if details else bitmap & ((1 << _SHOWN_BITMAP_BITS) - 1)
+        lines[0] += f", bitmap {shown:#x}"
+    lines += [
+        "lifetime current:",
+        f"  {state.bytes}(bytes), {state.packets}(packets)",
+        f"  add {state.added} use {state.used or '-'}",
+        "stats:",
+        "  " + " ".join(f"{name} {state.drops.get(reason.value, 0)}" for name, reason in STATS),
+    ]
+    drops = [drop_text(name, packets) for name, packets in sorted(state.drops.items()) if packets or details]
+    return [*lines, *(["drops:", *(f"  {drop}" for drop in drops)] if drops else [])]
+
+
+def drop_text(name: str, packets: int) -> str:
+    """Write one drop counter with its reason in words."""
+    reason = _REASONS.get(name)
+    if reason is None:
+        return f"{name} {packets}"
+    kernel = f" [{reason.xfrm_stat}]" if reason.xfrm_stat else ""
+    return f"{name} {packets}: {reason.text}{kernel}"
+
+
+def algorithm_text(sa: Sa) -> str:
+    """Name the algorithms of an SA in our own words, in short."""
+    icv = f"/{sa.icv_length}" if sa.icv_length else ""
+    return "+".join(name for name in (sa.encryption, sa.integrity) if name) + icv
+
+
+def brief_text(states: list[SaState], session: Session) -> str:
+    """Write one line per SA under a head."""
+    if not states:
+        return ""
+    head = ["ADAPTER", "DIR", "PROTO", "SPI", "SRC", "DST", "MODE", "ALGORITHM", "REQID", "HANDLE"]
+    rows: list[list[object]] = []
+    for state in states:
+        sa = state.sa
+        rows.append(
+            [
+                state.adapter,
+                sa.direction,
+                sa.proto,
+                f"{sa.spi:#010x}",
+                sa.src,
+                sa.dst,
+                sa.mode or "transport",
+                algorithm_text(sa),
+                sa.reqid or 0,
+                f"{state.handle:#x}",
+            ]
+        )
+    right = {8, 9}
+    if session.options.statistics:
+        head += ["PACKETS", "BYTES", "DROPS"]
+        right |= {10, 11, 12}
+        for row, state in zip(rows, states, strict=True):
+            row += [state.packets, state.bytes, sum(state.drops.values())]
+    return table(head, rows, session, right=frozenset(right))

@@ -1,0 +1,118 @@
+"""`vnic stats`: counters of adapters and why frames ended.
+
+Law: messages to tables; the reasons and their words come from the daemon's table.
+"""
+
+from __future__ import annotations
+
+from vnic.cli import values
+from vnic.cli.association_text import brief_text
+from vnic.cli.grammar import ADAPTERS, Found, Object, Value, Verb, Word
+from vnic.cli.render import paint, table
+from vnic.cli.session import Session
+from vnic.control.interface import AdapterStatistics, DropReasonText, GetStatistics, ListDropReasons
+
+
+def show(session: Session, found: Found) -> None:
+    """Show counters; reasons that never happened only with -d, SAs only with -s."""
+    statistics = session.ask(GetStatistics(adapter=found.get("name", str))).adapters
+    session.answer(statistics, lambda: _text(session, statistics))
+
+
+def _text(session: Session, statistics: list[AdapterStatistics]) -> str:
+    if session.options.brief:
+        return _brief(session, statistics)
+    every = session.ask(ListDropReasons()).reasons if session.options.details and statistics else []
+    return "\n".join(_adapter_text(session, one, every) for one in statistics)
+
+
+def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReasonText]) -> str:
+    text = paint(one.adapter, "name", session) + "\n"
+    text += table(
+        ["PORT", "RX-FRAMES", "RX-BYTES", "TX-FRAMES", "TX-BYTES"],
+        [
+            [name, port.rx_frames, port.rx_bytes, port.tx_frames, port.tx_bytes]
+            for name, port in (("tap", one.tap), ("wire", one.wire))
+        ],
+        session,
+        right=frozenset({1, 2, 3, 4}),
+    )
+    card = one.card
+    text += table(
+        ["PACKETS", "TX", "RX"],
+        [
+            ["offloaded", card.tx_offloaded, card.rx_offloaded],
+            ["bypassed", card.tx_bypassed, card.rx_bypassed],
+            ["passed", card.tx_passed, card.rx_passed],
+        ],
+        session,
+        right=frozenset({1, 2}),
+    )
+    drops = [[drop.name, drop.place, drop.packets, _reason(drop.text, drop.xfrm_stat)] for drop in one.drops]
+    counted = {drop.name for drop in one.drops}
+    drops += [
+        [reason.name, "-", 0, _reason(reason.text, reason.xfrm_stat)]
+        for reason in every
+        if reason.name not in counted
+    ]
+    if drops:
+        text += table(["DROP", "PLACE", "PACKETS", "REASON"], drops, session, right=frozenset({2}))
+    if one.forwarder_errors or session.options.details:
+        text += f"forwarder errors {one.forwarder_errors}\n"
+    if session.options.statistics and one.sas:
+        text += brief_text(one.sas, session)
+    return text
+
+
+def _reason(text: str, xfrm_stat: str) -> str:
+    return f"{text} [{xfrm_stat}]" if xfrm_stat else text
+
+
+def _brief(session: Session, statistics: list[AdapterStatistics]) -> str:
+    if not statistics:
+        return ""
+    rows = [
+        [
+            one.adapter,
+            one.card.tx_offloaded,
+            one.card.rx_offloaded,
+            one.card.tx_bypassed,
+            one.card.rx_bypassed,
+            sum(drop.packets for drop in one.drops),
+            len(one.sas),
+        ]
+        for one in statistics
+    ]
+    head = ["ADAPTER", "TX-OFFLOADED", "RX-OFFLOADED", "TX-BYPASSED", "RX-BYPASSED", "DROPS", "SAS"]
+    return table(head, rows, session, right=frozenset(range(1, len(head))))
+
+
+def reasons(session: Session, found: Found) -> None:
+    """Show every reason for which a frame is not passed on."""
+    every = session.ask(ListDropReasons()).reasons
+    session.answer(
+        every,
+        lambda: table(
+            ["DROP", "XFRM-STAT", "REASON"],
+            [[one.name, one.xfrm_stat or "-", one.text] for one in every],
+            session,
+        ),
+    )
+
+
+STATS = Object(
+    "stats",
+    "counters and drop reasons",
+    default="show",
+    bare=True,
+    verbs=(
+        Verb(
+            "show",
+            "show the counters of all adapters, or of one",
+            show,
+            positional=(Word("name", Value("ADAPTER", values.text, (ADAPTERS,))),),
+            examples=("vnic stats", "vnic -s stats left", "vnic -j stats | jq '.[].drops'"),
+        ),
+        Verb("reasons", "show every reason for which a frame is not passed on", reasons),
+    ),
+)

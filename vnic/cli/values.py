@@ -1,0 +1,184 @@
+"""One word to one value: numbers, addresses, prefixes, protocols.
+
+Law: pure. A converter takes the word and the name of the field it is for, and raises UsageError about
+that field; numbers are read as `ip` reads them (0x… hexadecimal, 0… octal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from vnic.cli.words import UsageError, shown
+
+MAX_U32 = 0xFFFFFFFF
+MIN_SPI = 0x100
+
+PROTOCOLS = {
+    "icmp": 1,
+    "ipencap": 4,
+    "tcp": 6,
+    "udp": 17,
+    "dccp": 33,
+    "ipv6": 41,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "ipv6-icmp": 58,
+    "ospf": 89,
+    "sctp": 132,
+    "mobility-header": 135,
+    "udplite": 136,
+}
+"""Protocols by the names of /etc/protocols, which a small installation lacks; that file adds the rest."""
+
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+
+MAC_BYTES = 6
+
+
+def refuse(message: str, text: str, field: str, allowed: str) -> UsageError:
+    """Make the error of a value that is not what it should be."""
+    return UsageError(f"{shown(text)} {message}", field=field, value=shown(text), allowed=allowed)
+
+
+def c_integer(text: str) -> int | None:
+    """Read a number as C's strtoul does with base 0, or None."""
+    if not (text.isascii() and text.isalnum()):
+        return None
+    try:
+        if text[:2] in ("0x", "0X"):
+            return int(text[2:], 16)
+        if len(text) > 1 and text[0] == "0":
+            return int(text, 8)
+        return int(text, 10)
+    except ValueError:
+        return None
+
+
+def integer(low: int, high: int, unit: str = "") -> Callable[[str, str], int]:
+    """Make a converter for whole numbers from `low` to `high`, both allowed."""
+    allowed = f"{low} to {high}{' ' + unit if unit else ''}"
+
+    def convert(text: str, field: str) -> int:
+        number = c_integer(text)
+        if number is None:
+            raise refuse("is not a number", text, field, allowed)
+        if not low <= number <= high:
+            raise refuse("is out of range", text, field, allowed)
+        return number
+
+    return convert
+
+
+def spi(text: str, field: str) -> int:
+    """Read a Security Parameters Index; 0 to 255 are reserved (RFC 4303 §2.1)."""
+    allowed = f"{MIN_SPI:#x} to {MAX_U32:#x}"
+    number = c_integer(text)
+    if number is None:
+        raise refuse("is not a number", text, field, allowed)
+    if not MIN_SPI <= number <= MAX_U32:
+        raise refuse("is out of range", text, field, allowed)
+    return number
+
+
+u32 = integer(0, MAX_U32)
+port = integer(0, 65535)
+octet = integer(0, 255)
+
+
+def text(word: str, field: str) -> str:
+    """Take a name or a path as it is; the daemon knows which names there are."""
+    if not word:
+        raise UsageError("is empty", field=field, allowed="a name")
+    return word
+
+
+def _host(word: str) -> IPv4Address | IPv6Address | None:
+    """Read an address; of IPv4 the last bytes may be missing, as `ip` writes 10.1 for 10.1.0.0."""
+    if ":" not in word:
+        word += ".0" * (3 - word.count("."))
+    try:
+        return ip_address(word)
+    except ValueError:
+        return None
+
+
+def address(word: str, field: str) -> str:
+    """Read an IP address; a prefix length that covers all of it, as `ip xfrm` allows, is taken away."""
+    host, slash, length = word.partition("/")
+    parsed = _host(host)
+    allowed = "an IPv4 or IPv6 address"
+    if parsed is None or "%" in host:
+        raise refuse("is not an address", word, field, allowed)
+    if slash and c_integer(length) != parsed.max_prefixlen:
+        raise refuse("is a prefix, not an address", word, field, allowed)
+    return str(parsed)
+
+
+def prefix(word: str, field: str) -> str:
+    """Read an address prefix; without a length it is one address."""
+    host, slash, length = word.partition("/")
+    parsed = _host(host)
+    allowed = "ADDRESS or ADDRESS/LENGTH, such as 192.0.2.0/24"
+    if parsed is None or "%" in host:
+        raise refuse("is not an address prefix", word, field, allowed)
+    bits = c_integer(length) if slash else parsed.max_prefixlen
+    if bits is None or not 0 <= bits <= parsed.max_prefixlen:
+        raise refuse("has a wrong prefix length", word, field, f"0 to {parsed.max_prefixlen}")
+    return f"{parsed}/{bits}"
+
+
+def interface_address(word: str, field: str) -> str:
+    """Read an address with its prefix length, as an interface has it."""
+    if "/" not in word:
+        raise refuse("has no prefix length", word, field, "ADDRESS/LENGTH, such as 192.0.2.1/24")
+    return prefix(word, field)
+
+
+def mac(word: str, field: str) -> str:
+    """Read an Ethernet address."""
+    parts = word.split(":")
+    allowed = "six bytes, such as 02:00:00:00:00:01"
+    if len(parts) != MAC_BYTES or any(len(part) != 2 or c_integer(f"0x{part}") is None for part in parts):
+        raise refuse("is not an Ethernet address", word, field, allowed)
+    return word.lower()
+
+
+def upper_protocol(word: str, field: str) -> int:
+    """Read the protocol of a selector by name or number; `any` is 0."""
+    if word == "any":
+        return 0
+    if word in PROTOCOLS:
+        return PROTOCOLS[word]
+    number = c_integer(word)
+    if number is None:
+        number = _from_system(word)
+    if number is None or not 0 <= number <= 255:
+        raise refuse(
+            "is not a protocol",
+            word,
+            field,
+            f"any, {', '.join(PROTOCOLS)}, a name of /etc/protocols, 0 to 255",
+        )
+    return number
+
+
+def _from_system(word: str) -> int | None:
+    import socket
+
+    try:
+        return socket.getprotobyname(word)
+    except (OSError, ValueError):
+        return None
+
+
+def mtu(word: str, field: str) -> int:
+    """Read an MTU in bytes; `default` gives 0: back to what the wire and the policies leave."""
+    if word == "default":
+        return 0
+    try:
+        return integer(68, 65535, "bytes")(word, field)
+    except UsageError as error:
+        error.allowed += ", default"
+        raise
