@@ -22,7 +22,15 @@ _ACK = 0x10
 _PSH = 0x08
 _ETHERNET = 14
 _U16 = struct.Struct(">H")
-_U32 = struct.Struct(">I")
+
+_IPV4_TCP = struct.Struct(">16s 2x2x 4s 2x 12s I 5s B 2s")
+_IPV6_TCP = struct.Struct(">18s 2x 2s 36s I 5s B 2s")
+"""Fields of a frame without VLAN tag and IP options, from its start: Ethernet header to traffic class or flow
+label; flags, hop limit, protocol; addresses and ports; sequence number; acknowledgement and data offset;
+TCP flags; window."""
+
+_IPV4_TCP_START = 34
+_IPV6_TCP_START = 54
 
 
 class _Run:
@@ -32,6 +40,7 @@ class _Run:
         "_address_sum",
         "_layer4",
         "_length",
+        "_like",
         "_next_number",
         "_parts",
         "_payload",
@@ -41,49 +50,59 @@ class _Run:
         "open",
     )
 
-    def __init__(self, buffer: NetBuffer, layer4: int, payload: int) -> None:
-        frame = buffer.frame
+    def __init__(
+        self,
+        buffer: NetBuffer,
+        like: tuple[bytes | bytearray, ...],
+        layer4: int,
+        payload: int,
+        sequence_number: int,
+        flags: int,
+    ) -> None:
+        """Begin with one segment.
+
+        Args:
+            like: everything about a segment that must not differ for it to be joined.
+            layer4, payload: offsets of TCP header and payload in the frame.
+        """
         self.buffer = buffer
+        self._like = like
         self._layer4 = layer4
         self._payload = payload
-        self._size = len(frame) - payload
+        self._size = len(buffer.frame) - payload
         self._length = self._size
-        self._next_number = _U32.unpack_from(frame, layer4 + 4)[0] + self._size & 0xFFFFFFFF
-        self._parts: list[bytes | bytearray] = []
+        self._next_number = sequence_number + self._size & 0xFFFFFFFF
+        self._parts: list[bytearray] = []
         self._address_sum = 0
         self._payload_sum = 0
-        self.open = not frame[layer4 + 13] & _PSH
+        self.open = not flags & _PSH
 
-    def append(self, frame: bytearray) -> bool:
-        """Join a segment of the same addresses, ports and family, if it continues this one."""
-        head = self.buffer.frame
-        layer4 = self._layer4
+    def append(
+        self, frame: bytearray, like: tuple[bytes | bytearray, ...], sequence_number: int, flags: int
+    ) -> bool:
+        """Join a segment of the same addresses and ports, if it continues this one."""
         payload = self._payload
         size = len(frame) - payload
         if (
-            not 0 < size <= self._size
+            sequence_number != self._next_number
+            or size > self._size
+            or like != self._like
             or payload - _ETHERNET + self._length + size > _MAX_PACKET
-            or _U32.unpack_from(frame, layer4 + 4)[0] != self._next_number
-            # acknowledgement, data offset; window; options
-            or frame[layer4 + 8 : layer4 + 13] != head[layer4 + 8 : layer4 + 13]
-            or frame[layer4 + 14 : layer4 + 16] != head[layer4 + 14 : layer4 + 16]
-            or frame[layer4 + 20 : payload] != head[layer4 + 20 : payload]
-            # Ethernet header, IP version, traffic class, flow label; flags, hop limit, protocol
-            or frame[:16] != head[:16]
-            or (frame[20:24] != head[20:24] if layer4 == 34 else frame[16:18] != head[16:18])
-            or (layer4 == 54 and frame[20:22] != head[20:22])
         ):
             return False
         if not self._parts:
-            self._address_sum = ones_complement_sum(head[layer4 - (8 if layer4 == 34 else 32) : layer4]) + TCP
-            self._parts = [head[payload:]]
+            head = self.buffer.frame
+            layer4 = self._layer4
+            addresses = 8 if layer4 == _IPV4_TCP_START else 32
+            self._address_sum = ones_complement_sum(head[layer4 - addresses : layer4]) + TCP
+            self._parts.append(head[payload:])
             self._add_payload_sum(head, self._size, 0)
         self._add_payload_sum(frame, size, self._length)
         self._parts.append(frame[payload:])
         self._length += size
-        self._next_number = (self._next_number + size) & 0xFFFFFFFF
-        if frame[layer4 + 13] & _PSH:
-            head[layer4 + 13] |= _PSH
+        self._next_number = (sequence_number + size) & 0xFFFFFFFF
+        if flags & _PSH:
+            self.buffer.frame[self._layer4 + 13] |= _PSH
             self.open = False
         elif size < self._size:
             self.open = False
@@ -91,7 +110,7 @@ class _Run:
 
     def _add_payload_sum(self, frame: bytearray, size: int, position: int) -> None:
         """Add the payload's sum, as the segment's own checksum implies it: all words sum to zero."""
-        header = ones_complement_sum(frame[self._layer4 : self._payload])
+        header = int.from_bytes(frame[self._layer4 : self._payload], "big")
         payload_sum = -(self._address_sum + self._payload - self._layer4 + size + header) % 65535
         if position & 1:
             payload_sum <<= 8  # at an odd place the bytes of each word swap (RFC 1071 §2 (B))
@@ -106,7 +125,7 @@ class _Run:
         payload = self._payload
         frame = bytearray().join((buffer.frame[:payload], *self._parts))
         length = len(frame)
-        if layer4 == 34:
+        if layer4 == _IPV4_TCP_START:
             _U16.pack_into(frame, 16, length - _ETHERNET)
             _U16.pack_into(frame, 24, 0)
             _U16.pack_into(frame, 24, 0xFFFF - ones_complement_sum(frame[_ETHERNET:layer4]))
@@ -121,7 +140,7 @@ class _Run:
             + self._payload_sum
         )
         _U16.pack_into(frame, layer4 + 16, 0xFFFF - fold(total))
-        kind = GSO_TCPV4 if layer4 == 34 else GSO_TCPV6
+        kind = GSO_TCPV4 if layer4 == _IPV4_TCP_START else GSO_TCPV6
         # No flag asks for or vouches for a checksum: the host checks the one that is there.
         buffer.frame = frame
         buffer.vnet = VnetHeader(0, kind, payload, self._size, 0, 0)
@@ -145,37 +164,34 @@ def coalesce(burst: list[NetBuffer]) -> list[NetBuffer]:
         frame = buffer.frame
         kind = b"" if buffer.vnet is not None else frame[12:15]
         if kind == b"\x08\x00\x45" and len(frame) > 54 and frame[23] == TCP:
-            layer4 = 34
-            flow = bytes(frame[26:38])
+            layer4 = _IPV4_TCP_START
+            first, second, flow, sequence_number, acknowledged, flags, window = _IPV4_TCP.unpack_from(frame)
+            # Don't Fragment alone: only then do identifications not matter (RFC 6864).
+            whole = second[:2] == b"\x40\0" and (frame[16] << 8 | frame[17]) == len(frame) - _ETHERNET
         elif kind[:2] == b"\x86\xdd" and len(frame) > 74 and frame[20] == TCP:
-            layer4 = 54
-            flow = bytes(frame[22:58])
+            layer4 = _IPV6_TCP_START
+            first, second, flow, sequence_number, acknowledged, flags, window = _IPV6_TCP.unpack_from(frame)
+            whole = (frame[18] << 8 | frame[19]) == len(frame) - layer4
         else:
             order.append(buffer)
             continue
+        payload = layer4 + (acknowledged[4] >> 4) * 4
         run = runs.get(flow)
+        if not whole or flags & ~_PSH != _ACK or not layer4 + 20 <= payload < len(frame):
+            # What cannot be joined still ends its flow's run, so that nothing overtakes it.
+            if run is not None:
+                del runs[flow]
+            order.append(buffer)
+            continue
+        like = (first, second, acknowledged, window, frame[layer4 + 20 : payload])
         if run is not None:
-            if _joinable(frame, layer4) and run.append(frame):
+            if run.append(frame, like, sequence_number, flags):
                 if not run.open:
                     del runs[flow]
                 continue
             del runs[flow]
-        if not _joinable(frame, layer4):
-            order.append(buffer)
-            continue
-        run = _Run(buffer, layer4, layer4 + (frame[layer4 + 12] >> 4) * 4)
+        run = _Run(buffer, like, layer4, payload, sequence_number, flags)
         order.append(run)
         if run.open:
             runs[flow] = run
     return [item.finish() if isinstance(item, _Run) else item for item in order]
-
-
-def _joinable(frame: bytearray, layer4: int) -> bool:
-    """Whether a TCP frame is a data segment with nothing but ACK and PSH, whole and not fragmented."""
-    payload = layer4 + (frame[layer4 + 12] >> 4) * 4
-    if payload < layer4 + 20 or payload >= len(frame) or frame[layer4 + 13] & ~_PSH != _ACK:
-        return False
-    if layer4 == 34:
-        # Don't Fragment alone: only then do identifications not matter (RFC 6864).
-        return frame[20] == 0x40 and frame[21] == 0 and (frame[16] << 8 | frame[17]) == len(frame) - _ETHERNET
-    return (frame[18] << 8 | frame[19]) == len(frame) - 54
