@@ -53,11 +53,11 @@ class Audit:
         """Queue an event, unless one of the same kind, reason and SA was told within the last second."""
         key = (event.kind, event.drop, event.sa)
         last, suppressed = self._last.get(key, (-_EVENT_INTERVAL_S, 0))
+        if key not in self._last and len(self._last) >= _MAX_SOURCES:
+            self._last.clear()
         if now - last < _EVENT_INTERVAL_S or len(self._pending) >= _MAX_PENDING:
             self._last[key] = (last, suppressed + 1)
             return
-        if len(self._last) >= _MAX_SOURCES:
-            self._last.clear()
         self._last[key] = (now, 0)
         self._pending.append(replace(event, suppressed=suppressed) if suppressed else event)
 
