@@ -42,7 +42,8 @@ _ECN_MASK = 0x03
 _DSCP_MASK = 0xFC
 
 _OUTER = struct.Struct(">12x 2s B x 2x2x 2s x B 2x 4s 4s II")
-"""Of an untagged frame with IPv4, from the frame start: EtherType, version and header length, flags and fragment offset, protocol, addresses, and ESP's SPI and sequence number."""
+"""Of an untagged frame with IPv4, from the frame start: EtherType, version and header length, flags
+and fragment offset, protocol, addresses, ESP's SPI and sequence number."""
 _INNER = struct.Struct(">2s B x H 2x 2s x B 2x 12s")
 """Of a frame with IPv4, from its EtherType on: EtherType, version and header length, total length, flags
 and fragment offset, protocol, addresses and ports."""

@@ -244,7 +244,8 @@ class Outbound:
             payload = frame[header.payload_offset : header.end]
             ip_header = bytes(frame[header.offset : header.payload_offset])
             ready.append(emit(ethernet, ip_header, protocol, protocol_offset, [payload], len(payload)))
-        length = header.end - header.offset
+        # Every segment has headers of its own.
+        length = header.end - header.offset + (count - 1) * (header.header_length + layer4)
         for state in encapsulation.states():
             state.use_time = now
             state.counters.packets += count
