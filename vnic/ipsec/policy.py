@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vnic.ipsec.association import Direction, IpsecProtocol, Mode
 
 ANY_PROTOCOL = 0
+HIDDEN_PROTOCOL = -1
+"""Protocol of a later fragment whose upper-layer header lies behind extension headers of the first."""
 PROTOCOLS_WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 """TCP, UDP, DCCP, SCTP, UDP-Lite."""
 ICMP_PROTOCOLS = frozenset({1, 58})
@@ -26,8 +28,9 @@ MAX_PRIORITY = 0xFFFFFFFF
 class FlowKey(NamedTuple):
     """The fields of a packet that selectors look at.
 
-    `source_port` and `destination_port` hold the ICMP type and code for ICMP; both are -1 when the packet
-    does not show them (a fragment but the first, or a protocol without ports).
+    `source_port` and `destination_port` hold the ICMP type and code for ICMP. Both are -1 when the packet
+    does not show them (a fragment but the first, or cut short), and beyond every port when its protocol has
+    none. `protocol` is HIDDEN_PROTOCOL when a fragment does not show even that.
     """
 
     source: bytes
@@ -55,7 +58,7 @@ class Prefix(NamedTuple):
 
 
 class Match(Enum):
-    """How a selector answers. UNSURE: it names ports and the fragment does not show them."""
+    """How a selector answers. UNSURE: it names ports or a protocol and the fragment does not show them."""
 
     NO = 0
     YES = 1
@@ -77,10 +80,13 @@ class Selector:
 
     def match(self, flow: FlowKey) -> Match:
         """Compare with a packet's fields."""
-        if self.protocol not in (ANY_PROTOCOL, flow.protocol):
+        named = self.protocol != ANY_PROTOCOL
+        if named and self.protocol != flow.protocol and flow.protocol != HIDDEN_PROTOCOL:
             return Match.NO
         if not (self.source.contains(flow.source) and self.destination.contains(flow.destination)):
             return Match.NO
+        if named and flow.protocol == HIDDEN_PROTOCOL:
+            return Match.UNSURE
         if self.source_port is None and self.destination_port is None:
             return Match.YES
         if flow.source_port < 0:

@@ -30,7 +30,7 @@ DESTINATION_OPTIONS = 60
 IPV4_LENGTH = 20
 IPV6_LENGTH = 40
 
-_EXTENSION_HEADERS = frozenset({HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS})
+EXTENSION_HEADERS = frozenset({HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS})
 _MAX_EXTENSION_HEADERS = 16
 """RFC 8200 §4.1 lists seven; a longer chain is an attack on the parser."""
 
@@ -127,7 +127,7 @@ def _parse_ipv6(frame: bytes | bytearray, offset: int, limit: int) -> IpHeader:
     fragment_offset = 0
     more_fragments = False
     for _ in range(_MAX_EXTENSION_HEADERS):
-        if protocol not in _EXTENSION_HEADERS:
+        if protocol not in EXTENSION_HEADERS:
             break
         if end - position < 8:
             raise PacketError("IPv6 extension header cut short")

@@ -29,6 +29,6 @@ def flow_key(frame: bytes | bytearray, header: IpHeader) -> FlowKey:
         else:
             # A protocol without ports shows all it has; a selector with ports never names it.
             source_port = destination_port = 0x10000
-    elif protocol in EXTENSION_HEADERS:
+    elif header.version == 6 and protocol in EXTENSION_HEADERS:
         protocol = HIDDEN_PROTOCOL
     return FlowKey(header.source, header.destination, protocol, source_port, destination_port)
