@@ -155,7 +155,9 @@ def _udp_segments(frame: bytearray, header: IpHeader, size: int) -> Iterator[Seg
     constant = pseudo_header_sum(header.source, header.destination, UDP, 0) + ones_complement_sum(ports)
     ip_header = _IpHeaders(frame, header)
     end = header.end
-    for index, position in enumerate(range(start + _UDP_HEADER_LENGTH, end, size)):
+    first = start + _UDP_HEADER_LENGTH
+    # Without payload it is still one datagram.
+    for index, position in enumerate(range(first, max(end, first + 1), size)):
         payload = frame[position : min(position + size, end)]
         length = _UDP_HEADER_LENGTH + len(payload)
         value = 0xFFFF - fold(constant + 2 * length + ones_complement_sum(payload))
