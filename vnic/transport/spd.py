@@ -67,7 +67,8 @@ class Spd:
             entries.remove(existing)
         entry = replace(policy, index=existing.index if existing else next(self._indexes))
         entries.append(entry)
-        entries.sort(key=lambda item: item.priority)
+        # Indexes grow with age, and a replaced policy keeps its own.
+        entries.sort(key=lambda item: (item.priority, item.index))
         self.generation += 1
         return entry
 
