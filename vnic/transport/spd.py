@@ -8,6 +8,7 @@ Source: RFC 4301 §4.4.1; order by priority, then by age, as the kernel has it.
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import count
 
 from vnic.errors import RequestError
@@ -177,17 +178,30 @@ def _check_templates(policy: PolicyEntry) -> None:
             value=", ".join(f"{item.protocol.name.lower()} {item.mode.value}" for item in policy.templates),
             allowed=_SHAPES,
         )
+    # A template for transport mode has the family of what is inside it: the packet, or the tunnel.
+    length = len(policy.selector.source.address)
     for template in policy.templates:
-        if template.mode is Mode.TUNNEL and not (
-            template.source and template.destination and any(template.source) and any(template.destination)
-        ):
-            raise RequestError(
-                "a tunnel template needs both end points", field="tmpl src", allowed="src ADDRESS dst ADDRESS"
-            )
-        if template.source and template.destination and len(template.source) != len(template.destination):
-            raise RequestError(
-                "a template mixes IPv4 and IPv6", field="tmpl src", allowed="both of one family"
-            )
+        if template.mode is Mode.TUNNEL:
+            if not (
+                template.source
+                and template.destination
+                and any(template.source)
+                and any(template.destination)
+            ):
+                raise RequestError(
+                    "a tunnel template needs both end points",
+                    field="tmpl src",
+                    allowed="src ADDRESS dst ADDRESS",
+                )
+            length = len(template.destination)
+        for address in (template.source, template.destination):
+            if address is not None and len(address) != length:
+                raise RequestError(
+                    "a template mixes IPv4 and IPv6",
+                    field="tmpl src",
+                    value=str(ip_address(address)) if len(address) in (4, 16) else "",
+                    allowed="the family of the other end point and of the packets it protects",
+                )
 
 
 def _letter(template: Template) -> str:
