@@ -28,7 +28,7 @@ from vnic.ipsec.algorithms import INTEGRITIES, encryptions_named
 from vnic.ipsec.association import Direction, IpsecProtocol, KeyMaterial, Mode, SecurityAssociation
 from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix, Selector, Template
 from vnic.ndis.netbuffer import NetBuffer
-from vnic.packet.checksum import checksum, pseudo_header_sum
+from vnic.packet.checksum import checksum, fold, pseudo_header_sum
 from vnic.packet.vnet import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
 
 SAMPLES_PER_SECOND = 1000
@@ -164,7 +164,7 @@ def tcp_frame(sender: str, receiver: str, sequence: int, acknowledged: int, payl
     tcp[4:8] = (sequence & 0xFFFFFFFF).to_bytes(4, "big")
     tcp[8:12] = (acknowledged & 0xFFFFFFFF).to_bytes(4, "big")
     tcp[12:16] = bytes.fromhex("80100200")
-    tcp[16:18] = pseudo_header_sum(source, destination, 6, tcp_length).to_bytes(2, "big")
+    tcp[16:18] = fold(pseudo_header_sum(source, destination, 6, tcp_length)).to_bytes(2, "big")
     tcp[20:32] = bytes.fromhex("0101080a0000000100000001")
     return bytearray(ETHERNET + ip + tcp + payload)
 
