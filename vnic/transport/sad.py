@@ -247,7 +247,6 @@ class Sad:
         self._remember(esp, handle)
         esp.partner = ah
         ah.partner = esp
-        self.generation += 1
         return handle
 
     def resolve(self, template: Template, source: bytes, destination: bytes, flow: FlowKey) -> SaState | None:
@@ -311,6 +310,7 @@ class Sad:
         state.handle = handle
         state.handles.append(handle)
         self._handles[handle] = state.sa.id
+        self.generation += 1
 
     def _offload(self, sa: SecurityAssociation, sequence_number: int | None = None) -> OffloadHandle:
         number = sa.sequence_number if sequence_number is None else sequence_number
@@ -344,7 +344,6 @@ class Sad:
             other.partner = None
         for member in (state, partner):
             self._remember(member, self._offload(member.sa, member.sequence_number))
-        self.generation += 1
 
 
 def _element(sa: SecurityAssociation, sequence_number: int) -> SaElement:
