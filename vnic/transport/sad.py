@@ -8,7 +8,7 @@ Source: RFC 4301 §4.4.2; one bundle, one handle (R88, R96).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from vnic.errors import OidError, VnicError
@@ -31,6 +31,8 @@ from vnic.ndis.oid import (
 from vnic.ndis.status import NdisStatus
 
 _NO_HANDLE = OffloadHandle(0)
+_MAX_HANDLES = 8
+"""Handles of one SA that requests may quote: the one its addition was answered with, and the latest."""
 
 
 class SaState:
@@ -39,7 +41,7 @@ class SaState:
     Attributes:
         sa: the agreement itself.
         handle: what the NIC calls the bundle this SA is offloaded in.
-        handles: that one and those it had before; requests may still quote them.
+        handles: that one and some it had before, the first among them; requests may still quote them.
         partner: the other SA of that bundle (AH for ESP, ESP for AH), or None.
         sequence: outbound numbers; None on an inbound SA.
         window: inbound window; None on an outbound SA.
@@ -60,10 +62,10 @@ class SaState:
         "window",
     )
 
-    def __init__(self, sa: SecurityAssociation, handle: OffloadHandle, now: float) -> None:
+    def __init__(self, sa: SecurityAssociation, now: float) -> None:
         self.sa = sa
-        self.handle = handle
-        self.handles = [handle]
+        self.handle = _NO_HANDLE
+        self.handles: list[OffloadHandle] = []
         self.partner: SaState | None = None
         self.sequence: OutboundSequence | None = None
         self.window: ReplayWindow | None = None
@@ -120,7 +122,7 @@ class Sad:
         if existing is None and replace_existing:
             raise _unknown(sa.id)
         if existing is None:
-            return self._store(sa, self._offload(sa), now)
+            return self._store(sa, self._offload(sa), now).handle
         if not replace_existing:
             raise OidError(
                 NdisStatus.INVALID_PARAMETER,
@@ -149,8 +151,7 @@ class Sad:
             self._remember(existing, self._offload(existing.sa, existing.sequence_number))
             raise
         del self.table[existing.sa.id]
-        self._store(sa, handle, now)
-        state = self.table[sa.id]
+        state = self._store(sa, handle, now, existing.handles)
         state.counters = existing.counters
         if _same_keys(existing.sa, sa) and existing.sa.replay_window == sa.replay_window:
             state.window = existing.window
@@ -203,9 +204,7 @@ class Sad:
         del self.table[sa_id]
         self.inbound.pop(sa_id, None)
         for handle in state.handles:
-            # An AH SA's past handle may name the ESP SA it was bundled with.
-            if self._handles.get(handle) == sa_id:
-                del self._handles[handle]
+            self._forget(state, handle)
         self.generation += 1
         return state.sa
 
@@ -297,20 +296,33 @@ class Sad:
         except KeyError:
             raise _unknown(sa_id) from None
 
-    def _store(self, sa: SecurityAssociation, handle: OffloadHandle, now: float) -> OffloadHandle:
-        state = SaState(sa, handle, now)
+    def _store(
+        self,
+        sa: SecurityAssociation,
+        handle: OffloadHandle,
+        now: float,
+        handles: Iterable[OffloadHandle] = (),
+    ) -> SaState:
+        state = SaState(sa, now)
+        state.handles += handles
         self.table[sa.id] = state
         if sa.direction is Direction.INBOUND:
             self.inbound[sa.id] = state
-        self._handles[handle] = sa.id
-        self.generation += 1
-        return handle
+        self._remember(state, handle)
+        return state
 
     def _remember(self, state: SaState, handle: OffloadHandle) -> None:
         state.handle = handle
         state.handles.append(handle)
         self._handles[handle] = state.sa.id
+        if len(state.handles) > _MAX_HANDLES:
+            self._forget(state, state.handles.pop(1))
         self.generation += 1
+
+    def _forget(self, state: SaState, handle: OffloadHandle) -> None:
+        # An AH SA's past handle may name the ESP SA it was bundled with.
+        if self._handles.get(handle) == state.sa.id:
+            del self._handles[handle]
 
     def _offload(self, sa: SecurityAssociation, sequence_number: int | None = None) -> OffloadHandle:
         number = sa.sequence_number if sequence_number is None else sequence_number
