@@ -153,7 +153,11 @@ class Sad:
         del self.table[existing.sa.id]
         state = self._store(sa, handle, now, existing.handles)
         state.counters = existing.counters
-        if _same_keys(existing.sa, sa) and existing.sa.replay_window == sa.replay_window:
+        if (
+            _same_keys(existing.sa, sa)
+            and existing.sa.replay_window == sa.replay_window
+            and existing.sequence_number == sa.sequence_number
+        ):
             state.window = existing.window
         return handle
 
