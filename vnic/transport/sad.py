@@ -143,12 +143,12 @@ class Sad:
         return self._replace(existing, sa, now)
 
     def _replace(self, existing: SaState, sa: SecurityAssociation, now: float) -> OffloadHandle:
-        self.unbundle(existing)
-        self._withdraw(existing)
+        partner = existing.partner
+        self._release(existing)
         try:
             handle = self._offload(sa)
         except VnicError:
-            self._remember(existing, self._offload(existing.sa, existing.sequence_number))
+            self._restore(existing, partner)
             raise
         del self.table[existing.sa.id]
         state = self._store(sa, handle, now, existing.handles)
@@ -203,8 +203,7 @@ class Sad:
             OidError: INVALID_PARAMETER: there is none.
         """
         state = self._state(sa_id)
-        self.unbundle(state)
-        self._withdraw(state)
+        self._release(state)
         del self.table[sa_id]
         self.inbound.pop(sa_id, None)
         for handle in state.handles:
@@ -230,27 +229,13 @@ class Sad:
             self.unbundle(state)
         for state in (esp, ah):
             self._withdraw(state)
-        request = AddSa(
-            inbound=False,
-            source=esp.sa.source,
-            destination=esp.sa.destination,
-            elements=(
-                _element(esp.sa, esp.sequence_number),
-                _element(ah.sa, ah.sequence_number),
-            ),
-            portion=esp.sa.mode,
-        )
         try:
-            handle = self._miniport.add_sa(request)
+            self._join(esp, ah)
         except OidError:
             for state in (esp, ah):
-                self._remember(state, self._offload(state.sa, state.sequence_number))
+                self._restore(state, None)
             raise
-        self._remember(ah, handle)
-        self._remember(esp, handle)
-        esp.partner = ah
-        ah.partner = esp
-        return handle
+        return esp.handle
 
     def resolve(self, template: Template, source: bytes, destination: bytes, flow: FlowKey) -> SaState | None:
         """The outbound SA for a template: the newest that fits and has numbers left, else one without.
@@ -265,6 +250,7 @@ class Sad:
             sa = state.sa
             if (
                 sa.direction is not Direction.OUTBOUND
+                or not state.handle
                 or sa.protocol is not template.protocol
                 or sa.mode is not template.mode
                 or sa.destination != destination
@@ -345,21 +331,64 @@ class Sad:
             self._miniport.delete_sa(DeleteSa(state.handle))
             state.handle = _NO_HANDLE
 
+    def _join(self, esp: SaState, ah: SaState) -> None:
+        """Offload two SAs that the NIC does not hold as one bundle."""
+        handle = self._miniport.add_sa(
+            AddSa(
+                inbound=False,
+                source=esp.sa.source,
+                destination=esp.sa.destination,
+                elements=(
+                    _element(esp.sa, esp.sequence_number),
+                    _element(ah.sa, ah.sequence_number),
+                ),
+                portion=esp.sa.mode,
+            )
+        )
+        self._remember(ah, handle)
+        self._remember(esp, handle)
+        esp.partner = ah
+        ah.partner = esp
+
+    def _release(self, state: SaState) -> None:
+        """Withdraw an SA from the NIC; a bundle partner takes the place that frees, alone."""
+        self._withdraw(state)
+        partner = state.partner
+        if partner is not None:
+            state.partner = partner.partner = None
+            partner.handle = _NO_HANDLE
+            self._restore(partner, None)
+
+    def _restore(self, state: SaState, partner: SaState | None) -> None:
+        """Offload a released SA again as it was, alone or in a bundle with `partner`.
+
+        The NIC held it a moment ago and refuses only if it is broken. The SA then stays without a handle:
+        nothing is sent with it, and what it should protect is dropped.
+        """
+        if partner is None:
+            self._remember(state, self._offload(state.sa, state.sequence_number))
+            return
+        self._withdraw(partner)
+        if state.sa.protocol is IpsecProtocol.ESP:
+            self._join(state, partner)
+        else:
+            self._join(partner, state)
+
     def unbundle(self, state: SaState) -> None:
         """Offload both SAs of a bundle alone again, if it is in one.
 
         Raises:
-            OidError: the NIC refused; cannot happen while nobody else adds SAs in between.
+            OidError: the NIC has no room for two (RESOURCES); the bundle is as it was.
         """
         partner = state.partner
         if partner is None:
             return
-        self._miniport.delete_sa(DeleteSa(state.handle))
-        for member, other in ((state, partner), (partner, state)):
-            member.handle = _NO_HANDLE
-            other.partner = None
-        for member in (state, partner):
-            self._remember(member, self._offload(member.sa, member.sequence_number))
+        self._release(state)
+        try:
+            self._restore(state, None)
+        except OidError:
+            self._restore(state, partner)
+            raise
 
 
 def _element(sa: SecurityAssociation, sequence_number: int) -> SaElement:
