@@ -233,7 +233,8 @@ class _Connection(asyncio.Protocol):
             _log_defect("the control server", error)
             self._transport.abort()
         elif not self._transport.is_closing():
-            self._transport.resume_reading()
+            if not self._ended:
+                self._transport.resume_reading()
             # On a turn of its own, so that a stack of queued calls does not hold up the others.
             self._loop.call_soon(self._advance)
 

@@ -45,9 +45,14 @@ ACCESS = Access(administrators=ADMINISTRATORS, readers=READERS)
 REASON = DropReasonText(name="in_icv", text="the integrity check failed", xfrm_stat="XfrmInStateProtoError")
 
 
-def run(work: Coroutine[Any, Any, T], timeout_s: float = 20.0) -> T:
+def run(
+    work: Coroutine[Any, Any, T],
+    timeout_s: float = 20.0,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
     """Run a coroutine to its end, not for ever."""
-    return asyncio.run(asyncio.wait_for(work, timeout_s))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(asyncio.wait_for(work, timeout_s))
 
 
 class FakeService:

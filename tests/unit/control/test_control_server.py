@@ -5,11 +5,15 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import control_lab
 import msgspec
 import pytest
+import uvloop
 from control_lab import (
     ADMINISTRATOR,
     READER,
@@ -18,7 +22,6 @@ from control_lab import (
     Lab,
     lab,
     message,
-    run,
 )
 
 from vnic.control.access import Peer
@@ -33,6 +36,7 @@ from vnic.control.interface import (
 from vnic.control.server import Limits, identity_of, listen, remove
 from vnic.errors import ControlError
 
+Run = Callable[[Coroutine[Any, Any, None]], None]
 SECRET = "5ec7e7" * 8
 NAMES = {
     "AddAdapter": {"name": "a", "tap": "t"},
@@ -44,6 +48,14 @@ NAMES = {
     "DeletePolicy": {"direction": "in"},
 }
 NAMES["ReplaceSa"] = NAMES["AddSa"]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run the body of a test on either event loop."""
+    if request.param == "asyncio":
+        return partial(control_lab.run, loop_factory=asyncio.new_event_loop)
+    return partial(control_lab.run, loop_factory=uvloop.new_event_loop)
 
 
 async def still_serves(made: Lab) -> None:
@@ -59,7 +71,7 @@ async def still_serves(made: Lab) -> None:
 
 @pytest.mark.parametrize("request_type", CALLS, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("peer", [ROOT, ADMINISTRATOR, READER, STRANGER], ids=lambda peer: f"uid{peer.uid}")
-def test_permission_matrix(tmp_path: Path, request_type: type[Call[Any]], peer: Peer) -> None:
+def test_permission_matrix(run: Run, tmp_path: Path, request_type: type[Call[Any]], peer: Peer) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             made.service.event_count = 1
@@ -76,7 +88,7 @@ def test_permission_matrix(tmp_path: Path, request_type: type[Call[Any]], peer: 
     run(work())
 
 
-def test_reader_who_asks_for_keys_is_denied(tmp_path: Path) -> None:
+def test_reader_who_asks_for_keys_is_denied(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             made.peer = READER
@@ -90,7 +102,7 @@ def test_reader_who_asks_for_keys_is_denied(tmp_path: Path) -> None:
     run(work())
 
 
-def test_stranger_gets_one_answer_and_is_hung_up_on(tmp_path: Path) -> None:
+def test_stranger_gets_one_answer_and_is_hung_up_on(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             made.peer = STRANGER
@@ -106,7 +118,7 @@ def test_stranger_gets_one_answer_and_is_hung_up_on(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- Varlink
 
 
-def test_service_introduces_itself(tmp_path: Path) -> None:
+def test_service_introduces_itself(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -133,7 +145,7 @@ def test_service_introduces_itself(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_call_is_answered_by_name(tmp_path: Path, data: bytes, error: str) -> None:
+def test_wrong_call_is_answered_by_name(run: Run, tmp_path: Path, data: bytes, error: str) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -145,7 +157,7 @@ def test_wrong_call_is_answered_by_name(tmp_path: Path, data: bytes, error: str)
     run(work())
 
 
-def test_calls_sent_at_once_are_answered_in_order(tmp_path: Path) -> None:
+def test_calls_sent_at_once_are_answered_in_order(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -158,7 +170,7 @@ def test_calls_sent_at_once_are_answered_in_order(tmp_path: Path) -> None:
     run(work())
 
 
-def test_oneway_call_is_carried_out_and_not_answered(tmp_path: Path) -> None:
+def test_oneway_call_is_carried_out_and_not_answered(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -172,7 +184,7 @@ def test_oneway_call_is_carried_out_and_not_answered(tmp_path: Path) -> None:
     run(work())
 
 
-def test_call_sent_in_single_bytes_is_understood(tmp_path: Path) -> None:
+def test_call_sent_in_single_bytes_is_understood(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -185,7 +197,7 @@ def test_call_sent_in_single_bytes_is_understood(tmp_path: Path) -> None:
     run(work())
 
 
-def test_client_that_sends_no_more_still_gets_its_answer(tmp_path: Path) -> None:
+def test_client_that_sends_no_more_still_gets_its_answer(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             released = asyncio.Event()
@@ -208,7 +220,7 @@ def test_client_that_sends_no_more_still_gets_its_answer(tmp_path: Path) -> None
     run(work())
 
 
-def test_change_under_way_is_finished_when_its_client_goes(tmp_path: Path) -> None:
+def test_change_under_way_is_finished_when_its_client_goes(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             released, finished = asyncio.Event(), asyncio.Event()
@@ -253,7 +265,7 @@ def test_change_under_way_is_finished_when_its_client_goes(tmp_path: Path) -> No
     ],
     ids=lambda data: repr(data[:30]),
 )
-def test_what_is_no_call_ends_the_connection_of_who_sent_it(tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_call_ends_the_connection_of_who_sent_it(run: Run, tmp_path: Path, data: bytes) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -265,7 +277,7 @@ def test_what_is_no_call_ends_the_connection_of_who_sent_it(tmp_path: Path, data
     run(work())
 
 
-def test_message_without_end_is_cut_off_at_the_limit(tmp_path: Path) -> None:
+def test_message_without_end_is_cut_off_at_the_limit(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -284,7 +296,7 @@ def test_message_without_end_is_cut_off_at_the_limit(tmp_path: Path) -> None:
     run(work())
 
 
-def test_message_of_the_limit_passes_and_one_byte_more_does_not(tmp_path: Path) -> None:
+def test_message_of_the_limit_passes_and_one_byte_more_does_not(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path, limits=Limits(message_length=5000)) as made:
             raw = await made.raw()
@@ -299,7 +311,7 @@ def test_message_of_the_limit_passes_and_one_byte_more_does_not(tmp_path: Path) 
     run(work())
 
 
-def test_half_a_message_is_waited_for_only_so_long(tmp_path: Path) -> None:
+def test_half_a_message_is_waited_for_only_so_long(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path, limits=Limits(stall_s=0.2)) as made:
             raw, quiet = await made.raw(), await made.raw()
@@ -313,7 +325,7 @@ def test_half_a_message_is_waited_for_only_so_long(tmp_path: Path) -> None:
     run(work())
 
 
-def test_client_that_reads_no_answer_takes_bounded_memory_and_is_hung_up_on(tmp_path: Path) -> None:
+def test_client_that_reads_no_answer_takes_bounded_memory_and_is_hung_up_on(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path, limits=Limits(stall_s=0.3)) as made:
             raw = await made.raw()
@@ -330,7 +342,7 @@ def test_client_that_reads_no_answer_takes_bounded_memory_and_is_hung_up_on(tmp_
     run(work())
 
 
-def test_calls_are_not_taken_faster_than_answers_are_read(tmp_path: Path) -> None:
+def test_calls_are_not_taken_faster_than_answers_are_read(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path, limits=Limits(stall_s=30)) as made:
             raw = await made.raw()
@@ -358,7 +370,7 @@ def test_calls_are_not_taken_faster_than_answers_are_read(tmp_path: Path) -> Non
     run(work())
 
 
-def test_monitor_that_sleeps_stays_and_one_that_goes_is_forgotten(tmp_path: Path) -> None:
+def test_monitor_that_sleeps_stays_and_one_that_goes_is_forgotten(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path, limits=Limits(stall_s=0.1, unread_length=4096)) as made:
             made.service.event_text = "x" * 10_000
@@ -377,7 +389,7 @@ def test_monitor_that_sleeps_stays_and_one_that_goes_is_forgotten(tmp_path: Path
     run(work())
 
 
-def test_idle_monitor_that_hangs_up_is_forgotten_at_once(tmp_path: Path) -> None:
+def test_idle_monitor_that_hangs_up_is_forgotten_at_once(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             made.service.event_count = 1
@@ -390,7 +402,7 @@ def test_idle_monitor_that_hangs_up_is_forgotten_at_once(tmp_path: Path) -> None
     run(work())
 
 
-def test_readers_cannot_keep_an_administrator_out(tmp_path: Path) -> None:
+def test_readers_cannot_keep_an_administrator_out(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path, limits=Limits(clients=6, readers=4, per_user=3)) as made:
             made.peer = READER
@@ -408,7 +420,7 @@ def test_readers_cannot_keep_an_administrator_out(tmp_path: Path) -> None:
     run(work())
 
 
-def test_many_clients_are_served_up_to_the_limit_and_room_comes_back(tmp_path: Path) -> None:
+def test_many_clients_are_served_up_to_the_limit_and_room_comes_back(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             clients = [await made.raw() for _ in range(80)]
@@ -422,7 +434,7 @@ def test_many_clients_are_served_up_to_the_limit_and_room_comes_back(tmp_path: P
     run(work())
 
 
-def test_file_descriptors_sent_along_are_not_kept(tmp_path: Path) -> None:
+def test_file_descriptors_sent_along_are_not_kept(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
             raw = await made.raw()
@@ -442,7 +454,7 @@ def test_file_descriptors_sent_along_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_defect_is_logged_without_what_the_client_sent(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
@@ -467,7 +479,7 @@ def test_defect_is_logged_without_what_the_client_sent(
     [{"encryption_key": [SECRET]}, {"spi": SECRET}, {"integrity_key": {"hex": SECRET}}, {"sport": 1}],
 )
 def test_refusal_of_a_malformed_sa_repeats_no_key(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, member: dict[str, object]
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, member: dict[str, object]
 ) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
@@ -543,7 +555,7 @@ def test_only_the_own_socket_file_is_removed(tmp_path: Path) -> None:
     remove(path, identity)
 
 
-def test_close_answers_what_is_under_way(tmp_path: Path) -> None:
+def test_close_answers_what_is_under_way(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:
 
