@@ -202,7 +202,7 @@ def associations(
     outer_destination: str,
     **options: Any,
 ) -> list[Association]:
-    """Make one SA for each layer of one way, innermost first; from a tunnel on they have the outer addresses."""
+    """Make one SA for each layer of one way, innermost first; from a tunnel on with the outer addresses."""
     made = []
     ends = source, destination
     for layer in layers:

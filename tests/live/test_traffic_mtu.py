@@ -1,0 +1,97 @@
+"""The TAP's MTU follows the wire and the policies, so that what the host sends fits when it is protected."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from card import AH, CBC, GCM, LEFT, RIGHT, Layer, Pair
+from traffic import Sniffer, is_sealed, ping, wait_until
+
+pytestmark = pytest.mark.live
+
+WIRE_MTU = 1500
+IP_AND_ICMP = 28
+ETHERNET = 14
+
+
+def mtu_of(pair: Pair) -> int:
+    """MTU of the left TAP, as the host sees it."""
+    (link,) = json.loads(pair.left.namespace.ip("-j", "link", "show", "dev", pair.left.device).stdout)
+    return int(link["mtu"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "version", "outer_version", "expected"),
+    [
+        # 1500 - outer IPv4 20 - ESP 8 - IV 8 - ICV 16 = 1448, of which 2 are pad length and next header.
+        ((Layer(GCM, "tunnel"),), 4, 4, 1446),
+        # 1500 - outer IPv6 40 - 32 = 1428, less 2.
+        ((Layer(GCM, "tunnel"),), 4, 6, 1426),
+        # 1500 - IP 20 - 32 = 1448, less 2, and the packet's own 20 again.
+        ((Layer(GCM, "transport"),), 4, 4, 1466),
+        # 1500 - 20 - ESP 8 - IV 16 - ICV 16 = 1440, 90 blocks of 16, less 2.
+        ((Layer(CBC, "tunnel"),), 4, 4, 1438),
+        # 1500 - 20 - AH (12 + 16, padded to 32) = 1448.
+        ((Layer(AH, "tunnel"),), 4, 4, 1448),
+        # 1500 - 20 - AH 32 = 1448, - ESP 8 - IV 16 - ICV 16 = 1408, 88 blocks of 16, less 2.
+        ((Layer(CBC, "tunnel"), Layer(AH, "transport")), 4, 4, 1406),
+        # 1500 - 40 - 8 - 16 - 16 = 1420, 88 whole blocks of 16 are 1408, less 2.
+        ((Layer(CBC, "tunnel"),), 6, 6, 1406),
+    ],
+    ids=["gcm-tunnel", "gcm-tunnel-in-ipv6", "gcm-transport", "cbc", "ah", "ah-over-esp", "cbc-ipv6"],
+)
+def test_mtu_leaves_room_for_the_protection_and_comes_back_with_its_end(
+    clean_pair: Pair, layers: tuple[Layer, ...], version: int, outer_version: int, expected: int
+) -> None:
+    pair = clean_pair
+    assert wait_until(lambda: mtu_of(pair) == WIRE_MTU)
+    pair.protect(layers, version, outer_version)
+    assert wait_until(lambda: mtu_of(pair) == expected)
+    state = pair.daemon.adapter(LEFT)["tap"]
+    assert (state["mtu"], state["mtu_default"]) == (expected, True)
+    pair.unprotect()
+    assert wait_until(lambda: mtu_of(pair) == WIRE_MTU)
+
+
+def test_fullest_packet_fits_the_wire_and_the_host_is_refused_one_byte_more(veth_pair: Pair) -> None:
+    pair, far = veth_pair, veth_pair.right.addresses[4]
+    pair.protect([Layer(CBC, "tunnel")])
+    assert wait_until(lambda: mtu_of(pair) == 1438)
+    size = 1438 - IP_AND_ICMP
+    with Sniffer(pair.ends[0].namespace, pair.ends[0].device) as sniffer:
+        done = pair.left.namespace.run("ping", "-n", "-c", "1", "-W", "2", "-M", "do", "-s", str(size), far)
+        assert "1 received" in done.stdout
+        lengths = [len(frame) for frame, _ in sniffer.frames if is_sealed(frame)]
+    assert max(lengths) == WIRE_MTU + ETHERNET
+    more = pair.left.namespace.run(
+        "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", str(size + 1), far, check=False
+    )
+    assert "message too long" in (more.stdout + more.stderr).lower()
+    assert pair.drops().get(LEFT, {}).get("out_too_big", 0) == 0
+
+
+def test_mtu_that_was_set_stays_until_the_default_is_asked_for(clean_pair: Pair) -> None:
+    pair = clean_pair
+    pair.daemon.vnic("adapter", "set", LEFT, "mtu", "1300")
+    assert mtu_of(pair) == 1300
+    pair.protect([Layer(GCM, "tunnel")])
+    assert ping(pair.left, pair.right.addresses[4], size=4000) == 1
+    assert mtu_of(pair) == 1300
+    assert pair.daemon.adapter(LEFT)["tap"]["mtu_default"] is False
+    pair.daemon.vnic("adapter", "set", LEFT, "mtu", "default")
+    assert mtu_of(pair) == 1446
+
+
+def test_packets_too_big_for_the_wire_once_protected_end_counted_and_not_in_clear(clean_pair: Pair) -> None:
+    pair = clean_pair
+    pair.daemon.vnic("adapter", "set", LEFT, "mtu", "1500")
+    pair.protect([Layer(GCM, "tunnel")])
+    try:
+        before = pair.daemon.statistics(LEFT)["wire"]["tx_frames"]
+        assert ping(pair.left, pair.right.addresses[4], size=1460, wait_s=0.3) == 0
+        assert pair.daemon.drops(LEFT)["out_too_big"] == 1
+        assert pair.daemon.statistics(LEFT)["wire"]["tx_frames"] == before
+        assert pair.drops().get(RIGHT, {}).get("out_too_big", 0) == 0
+    finally:
+        pair.daemon.vnic("adapter", "set", LEFT, "mtu", "default")

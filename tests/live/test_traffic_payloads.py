@@ -1,0 +1,64 @@
+"""Payloads of every length from nothing to 65,000 bytes arrive as they were sent, through a tunnel.
+
+Lengths that one packet holds go through byte by byte, so that every padding is met; the long ones are cut
+into fragments by the host, of which each is sealed by itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from card import CBC, GCM, LEFT, SUITES, Layer, Pair, Suite
+from traffic import Datagrams, ping
+
+pytestmark = pytest.mark.live
+
+IP_AND_UDP = {4: 28, 6: 48}
+LONG = (2_000, 2_961, 4_096, 8_973, 9_000, 16_384, 32_768, 50_001, 65_000)
+ECHO_SIZES = (0, 1, 7, 8, 15, 16, 17, 56, 1_000, 1_400, 2_000, 8_000, 30_000, 65_000)
+
+
+@pytest.mark.parametrize(
+    ("suite", "version", "outer_version"),
+    [(GCM, 4, 4), (CBC, 4, 6), (SUITES["aes-gcm-256-icv64"], 6, 4), (SUITES["3des-cbc+sha1-96"], 6, 6)],
+    ids=["gcm-4-in-4", "cbc-4-in-6", "gcm-short-icv-6-in-4", "3des-6-in-6"],
+)
+def test_datagrams_of_every_length_come_back_unchanged(
+    clean_pair: Pair, suite: Suite, version: int, outer_version: int
+) -> None:
+    pair = clean_pair
+    pair.protect([Layer(suite, "tunnel")], version, outer_version)
+    before = pair.drops()
+    full = pair.daemon.adapter(LEFT)["tap"]["mtu"] - IP_AND_UDP[version]
+    lengths = [*range(70), *range(full - 20, full + 21), *LONG]
+    with Datagrams(pair.left, pair.right, version) as datagrams:
+        assert datagrams.changed(os.urandom(length) for length in lengths) == []
+    assert pair.drops() == before
+
+
+@pytest.mark.parametrize(
+    ("suite", "version"), [(GCM, 4), (CBC, 6), (SUITES["ah-sha256-128"], 4)], ids=["gcm-4", "cbc-6", "ah-4"]
+)
+def test_echoes_of_every_length_come_back_unchanged(clean_pair: Pair, suite: Suite, version: int) -> None:
+    pair = clean_pair
+    pair.protect([Layer(suite, "tunnel")], version)
+    unanswered = [
+        size for size in ECHO_SIZES if ping(pair.left, pair.right.addresses[version], size=size) != 1
+    ]
+    assert unanswered == []
+
+
+def test_transport_mode_takes_whole_packets_and_counts_the_fragments_it_cannot_take(clean_pair: Pair) -> None:
+    """RFC 4303 §3.1.1: transport mode protects whole packets; what the host cut before ends here, counted."""
+    pair = clean_pair
+    pair.protect([Layer(GCM, "transport")])
+    full = pair.daemon.adapter(LEFT)["tap"]["mtu"] - IP_AND_UDP[4]
+    with Datagrams(pair.left, pair.right, 4) as datagrams:
+        assert datagrams.changed(os.urandom(length) for length in (*range(40), full - 1, full)) == []
+        assert pair.daemon.drops(LEFT).get("out_fragment", 0) == 0
+        datagrams.ends[0].send(os.urandom(full + 1))
+        datagrams.ends[1].settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            datagrams.ends[1].recv(1)
+    assert pair.daemon.drops(LEFT)["out_fragment"] == 2
