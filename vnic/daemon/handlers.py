@@ -208,7 +208,7 @@ class Handlers:
                     value=str(request.handle)[:64],
                     allowed="a handle that `vnic sa show` lists",
                 )
-            return adapter, _report_of(adapter, sa)
+            return adapter, _known(adapter, sa)
         if request.dst is None or request.proto is None or request.spi is None:
             missing = next(
                 word for word, given in zip(("dst", "proto", "spi"), named, strict=True) if given is None
@@ -219,7 +219,7 @@ class Handlers:
                 allowed="handle, or dst, proto, spi",
             )
         sa = values.sa_id_of(request.dst, request.proto, request.spi)
-        having = [one for one in self._adapters.chosen(request.adapter) if _has(one, sa)]
+        having = [one for one in self._adapters.chosen(request.adapter) if one.engine.find_sa(sa) is not None]
         if not having:
             raise OidError(
                 NdisStatus.INVALID_PARAMETER,
@@ -234,7 +234,7 @@ class Handlers:
                 field="adapter",
                 allowed=", ".join(one.name for one in having),
             )
-        return having[0], _report_of(having[0], sa)
+        return having[0], _known(having[0], sa)
 
     async def _flush_sas(self, request: api.FlushSas) -> api.FlushSasReply:
         protocol = None if request.proto is None else values.protocol_of(request.proto)
@@ -438,9 +438,7 @@ def _sa_reply(adapter: Adapter, sa: SecurityAssociation, handle: OffloadHandle) 
     )
 
 
-def _has(adapter: Adapter, sa: SaId) -> bool:
-    return any(report.sa.id == sa for report in adapter.engine.sas())
-
-
-def _report_of(adapter: Adapter, sa: SaId) -> SaReport:
-    return next(report for report in adapter.engine.sas() if report.sa.id == sa)
+def _known(adapter: Adapter, sa: SaId) -> SaReport:
+    report = adapter.engine.find_sa(sa)
+    assert report is not None
+    return report

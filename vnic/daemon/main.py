@@ -127,8 +127,8 @@ class Daemon:
                 task.cancel()
             await asyncio.wait((ended, *tasks))
             for task in tasks:
-                if not task.cancelled() and (error := task.exception()) is not None:
-                    raise error
+                if not task.cancelled() and (defect := task.exception()) is not None:
+                    raise defect
         log.info("ended")
         return 0
 

@@ -68,7 +68,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         policy_default_in=_default_word(defaults.inbound),
         policy_default_out=_default_word(defaults.outbound),
         capture=adapter.capture,
-        sa_count=len(adapter.engine.sas()),
+        sa_count=adapter.engine.sa_count,
         policy_count=len(adapter.engine.policies()),
         card=_card_statistics(adapter.engine.counters),
         tap_statistics=_port_statistics(adapter.tap),

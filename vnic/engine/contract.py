@@ -64,9 +64,13 @@ class Engine(Protocol):
 
     name: str
     """"reference" or "native"."""
-    counters: CardCounters
     wire_mtu: int
     """Largest IP packet the wire carries, in bytes; the daemon sets it when the wire changes."""
+
+    @property
+    def counters(self) -> CardCounters:
+        """The live counters of the card."""
+        ...
 
     @property
     def capabilities(self) -> OffloadCapabilities:
@@ -125,8 +129,17 @@ class Engine(Protocol):
         """The SA a handle stands for, or None."""
         ...
 
+    def find_sa(self, sa: SaId) -> SaReport | None:
+        """The SA of that name, or None."""
+        ...
+
     def sas(self) -> list[SaReport]:
         """All SAs, oldest first."""
+        ...
+
+    @property
+    def sa_count(self) -> int:
+        """How many SAs there are, without looking at each."""
         ...
 
     def add_policy(self, policy: PolicyEntry, *, replace: bool = False) -> PolicyEntry:

@@ -19,7 +19,7 @@ from vnic.transport.audit import Audit
 from vnic.transport.coalesce import coalesce
 from vnic.transport.inbound import Inbound
 from vnic.transport.outbound import Outbound
-from vnic.transport.sad import Sad
+from vnic.transport.sad import Sad, SaState
 from vnic.transport.spd import Spd
 
 
@@ -112,19 +112,16 @@ class ReferenceEngine:
     def find_handle(self, handle: OffloadHandle) -> SaId | None:
         return self._sad.find_handle(handle)
 
+    def find_sa(self, sa: SaId) -> SaReport | None:
+        state = self._sad.table.get(sa)
+        return None if state is None else _report(state)
+
     def sas(self) -> list[SaReport]:
-        return [
-            SaReport(
-                sa=state.sa,
-                offload_handle=state.handle,
-                counters=state.counters,
-                sequence_number=state.sequence_number,
-                replay_bitmap=state.window.bitmap() if state.window is not None else 0,
-                add_time=state.add_time,
-                use_time=state.use_time,
-            )
-            for state in self._sad
-        ]
+        return [_report(state) for state in self._sad]
+
+    @property
+    def sa_count(self) -> int:
+        return len(self._sad.table)
 
     def add_policy(self, policy: PolicyEntry, *, replace: bool = False) -> PolicyEntry:
         return self._spd.add(policy, replace_existing=replace)
@@ -141,3 +138,15 @@ class ReferenceEngine:
 
     def inner_mtu(self, wire_mtu: int) -> int:
         return self._outbound.inner_mtu(wire_mtu)
+
+
+def _report(state: SaState) -> SaReport:
+    return SaReport(
+        sa=state.sa,
+        offload_handle=state.handle,
+        counters=state.counters,
+        sequence_number=state.sequence_number,
+        replay_bitmap=state.window.bitmap() if state.window is not None else 0,
+        add_time=state.add_time,
+        use_time=state.use_time,
+    )
