@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "control": IPSEC_VALUES | {"errors"},
     "daemon": CORE | {"control", "errors", "netlink", "ports"},
     "cli": IPSEC_VALUES | {"control", "errors"},
+    "__main__": frozenset({"cli"}),
 }
 """Layer → what it may import besides itself and the bare package: a whole layer, or one of its modules."""
 

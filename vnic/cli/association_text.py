@@ -1,7 +1,7 @@
 """SAs as text, in the manner of `ip xfrm state`, and as a table.
 
-Law: messages to strings. Every line that `ip` would print can be given to `add` again but for the key,
-which is there only when it was asked for.
+Law: messages to strings. Without -s, and with the keys in it, what is written of an SA are the words that
+`add` would take for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def state_text(state: SaState, session: Session) -> str:
     lines = [
         f"src {sa.src} dst {sa.dst}",
         _identity(sa, statistics),
-        _window(sa, statistics),
+        _window(sa),
         *protection_text(sa, bits=statistics),
     ]
     if sa.selector is not None:
@@ -53,7 +53,8 @@ def state_text(state: SaState, session: Session) -> str:
         lines += _statistics(state, details=session.options.details)
     handle = f" handle {state.handle:#x}" if statistics else ""
     lines.append(f"offload packet dev {paint(state.adapter, 'name', session)} dir {sa.direction}{handle}")
-    lines += [paint(f"weak: {weak}", "weak", session) for weak in state.weak]
+    if statistics:
+        lines += [paint(f"weak: {weak}", "weak", session) for weak in state.weak]
     return "\n\t".join(lines) + "\n"
 
 
@@ -66,12 +67,9 @@ def _identity(sa: Sa, statistics: bool) -> str:
     return f"{text} mode {sa.mode or 'transport'}"
 
 
-def _window(sa: Sa, statistics: bool) -> str:
-    text = f"replay-window {sa.replay_window or 0}"
+def _window(sa: Sa) -> str:
     flags = flag_names(sa)
-    if flags or statistics:
-        text += f" flag {' '.join(flags)}".rstrip()
-    return text
+    return f"replay-window {sa.replay_window or 0}" + (f" flag {' '.join(flags)}" if flags else "")
 
 
 def _statistics(state: SaState, *, details: bool) -> list[str]:

@@ -263,18 +263,21 @@ def sa_of(found: Found, session: Session) -> Sa:
     proto = protocol_of(found)
     if proto is None:
         raise UsageError("is missing", field="proto", allowed="esp, ah")
-    selector = found.get("sel", Found)
-    flags = flags_of(found)
+    words = found.get("sel", Found)
+    selector = None if words is None else selector_of(words, "sel", ipv6=":" in dst)
+    flags, mode, direction = flags_of(found), mode_of(found), direction_of(found)
     if "align4" in flags and ":" in dst:
         raise UsageError("is for IPv4", field="flag", value="align4", allowed="an SA over IPv6 without it")
+    adapter_of(found)
+    # Keys are read when nothing else is wrong, and the daemon is asked when the keys are right.
     protection = protection_of(found, proto, session.keys)
     return Sa(
         src=src,
         dst=dst,
         proto=proto,
         spi=found.need("spi", int),
-        mode=mode_of(found),
-        direction=direction_of(found),
+        mode=mode,
+        direction=direction,
         encryption=protection.encryption,
         encryption_key=protection.encryption_key,
         integrity=protection.integrity,
@@ -283,7 +286,7 @@ def sa_of(found: Found, session: Session) -> Sa:
         esn="esn" in flags or None,
         replay_window=_window(found, session),
         reqid=found.get("reqid", int),
-        selector=None if selector is None else selector_of(selector, "sel", ipv6=":" in dst),
+        selector=selector,
         sequence_number=_sequence_number(found, session, src, dst),
         ah_alignment=4 if "align4" in flags else None,
         decap_dscp="decap-dscp" in flags or None,

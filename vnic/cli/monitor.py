@@ -57,8 +57,7 @@ def event_text(session: Session, event: Event) -> str:
     """Write an event on one line; -t puts its time in front."""
     time = f"[{event.time}] " if session.options.timestamp else ""
     kind = paint(event.kind, _COLOURS.get(event.kind, "head"), session)
-    adapter = f" {paint(event.adapter, 'name', session)}" if event.adapter else ""
-    return f"{time}{event.sequence_number} {kind}{adapter}: {event.text}\n"
+    return f"{time}{event.sequence_number} {kind}: {event.text}\n"
 
 
 _DEV = Word("dev", ADAPTER, "events of this adapter only")

@@ -12,7 +12,7 @@ from vnic.cli import associations, values
 from vnic.cli.associations import ADAPTER, MODE, PROTOCOL, adapter_of, direction_of
 from vnic.cli.grammar import Choice, Found, Refusal, Series, Value, Vocabulary, Word
 from vnic.cli.policy_text import brief_text, defaults_text, policy_text
-from vnic.cli.selector import NAMES, selector_of, selects
+from vnic.cli.selector import NAMES, same, selector_of, selects
 from vnic.cli.session import Session
 from vnic.cli.words import UsageError
 from vnic.control.interface import (
@@ -262,7 +262,7 @@ def get(session: Session, found: Found) -> None:
         state
         for state in session.ask(ListPolicies(adapter=adapter_of(found))).policies
         if state.policy.direction == direction
-        and (state.policy.index == index if selector is None else state.policy.selector == selector)
+        and (state.policy.index == index if selector is None else same(state.policy.selector, selector))
     ]
     if not states:
         raise RequestError(

@@ -193,7 +193,7 @@ def _from_kernel(found: Found, said: Sequence[str], proto: str, keys: KeyReader)
         raise UsageError("is given twice", field="auth-trunc", allowed="auth or auth-trunc")
     if "aead" in said:
         return _from_aead(found.need("aead", tuple), proto, keys)
-    made: dict[str, str | int] = {}
+    made: dict[str, str | int | None] = {}
     if "enc" in said:
         name, source = found.need("enc", tuple)
         encryption, key = _row("enc", _rows("enc", name, _ENC, encryptions_named(name)), source, keys)
@@ -219,7 +219,7 @@ def _from_aead(said: tuple[str, KeySource, int], proto: str, keys: KeyReader) ->
 
 
 def _from_short(found: Found, rows: Sequence[Row], keys: KeyReader) -> Protection:
-    made: dict[str, str | int] = {}
+    made: dict[str, str | int | None] = {}
     for row in rows:
         part = "encryption" if isinstance(row, Encryption) else "integrity"
         if part in made:
@@ -254,12 +254,12 @@ def _rows(word: str, name: str, mine: Sequence[Row], named: Sequence[Row]) -> Se
     raise UsageError("not an algorithm of this card", field=word, allowed=allowed)
 
 
-def _row(word: str, rows: Sequence[Row], source: KeySource, keys: KeyReader) -> tuple[Row, str]:
+def _row(word: str, rows: Sequence[Row], source: KeySource, keys: KeyReader) -> tuple[Row, str | None]:
     """The row whose key has this length, and the key in hexadecimal."""
     key = keys.read(source, word)
     for row in rows:
         if row.key_length == len(key):
-            return row, key.hex()
+            return row, key.hex() or None
     salt = " (with the 4-byte salt)" if rows[0].salt_length else ""
     lengths = [str(row.key_length) for row in rows]
     allowed = " or ".join(filter(None, (", ".join(lengths[:-1]), lengths[-1]))) + f" bytes{salt}"

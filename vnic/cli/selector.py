@@ -101,7 +101,7 @@ def selects(found: Found, selector: Selector) -> bool:
     return (
         inside(found.get("src", str), src)
         and inside(found.get("dst", str), dst)
-        and ("proto" not in found or upper.proto == selector.proto)
+        and ("proto" not in found or upper.proto == (selector.proto or None))
         and (upper.sport is None or upper.sport == selector.sport)
         and (upper.dport is None or upper.dport == selector.dport)
     )
@@ -117,6 +117,16 @@ def inside(outer: str | None, inner: str) -> bool:
     if isinstance(wide, IPv6Network) and isinstance(narrow, IPv6Network):
         return narrow.subnet_of(wide)
     return False
+
+
+def same(one: Selector, other: Selector) -> bool:
+    """Whether two selectors mean the same: what is left out and what says "any" do."""
+    return (prefixes(one), one.proto or None, one.sport, one.dport) == (
+        prefixes(other),
+        other.proto or None,
+        other.sport,
+        other.dport,
+    )
 
 
 def prefixes(selector: Selector) -> tuple[str, str]:

@@ -5,18 +5,35 @@ Law: messages to tables; the reasons and their words come from the daemon's tabl
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 from vnic.cli import values
 from vnic.cli.association_text import brief_text
 from vnic.cli.grammar import ADAPTERS, Found, Object, Value, Verb, Word
 from vnic.cli.render import paint, table
 from vnic.cli.session import Session
-from vnic.control.interface import AdapterStatistics, DropReasonText, GetStatistics, ListDropReasons
+from vnic.control.interface import (
+    AdapterStatistics,
+    DropReasonText,
+    GetStatistics,
+    ListDropReasons,
+    parameters_of,
+)
 
 
 def show(session: Session, found: Found) -> None:
     """Show counters; reasons that never happened only with -d, SAs only with -s."""
     statistics = session.ask(GetStatistics(adapter=found.get("name", str))).adapters
-    session.answer(statistics, lambda: _text(session, statistics))
+    session.answer([_document(one) for one in statistics], lambda: _text(session, statistics))
+
+
+def _document(one: AdapterStatistics) -> dict[str, Any]:
+    """The message, and the drops once more as numbers by name, whatever their place."""
+    packets: Counter[str] = Counter()
+    for drop in one.drops:
+        packets[drop.name] += drop.packets
+    return {**parameters_of(one), "drop_packets": packets}
 
 
 def _text(session: Session, statistics: list[AdapterStatistics]) -> str:

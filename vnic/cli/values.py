@@ -7,7 +7,7 @@ that field; numbers are read as `ip` reads them (0x… hexadecimal, 0… octal).
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from vnic.cli.words import UsageError, shown
 
@@ -116,24 +116,32 @@ def address(word: str, field: str) -> str:
     return str(parsed)
 
 
-def prefix(word: str, field: str) -> str:
-    """Read an address prefix; without a length it is one address."""
+def _with_length(word: str, field: str) -> tuple[IPv4Address | IPv6Address, int]:
     host, slash, length = word.partition("/")
     parsed = _host(host)
-    allowed = "ADDRESS or ADDRESS/LENGTH, such as 192.0.2.0/24"
     if parsed is None or "%" in host:
-        raise refuse("is not an address prefix", word, field, allowed)
+        raise refuse(
+            "is not an address prefix", word, field, "ADDRESS or ADDRESS/LENGTH, such as 192.0.2.0/24"
+        )
     bits = c_integer(length) if slash else parsed.max_prefixlen
     if bits is None or not 0 <= bits <= parsed.max_prefixlen:
         raise refuse("has a wrong prefix length", word, field, f"0 to {parsed.max_prefixlen}")
-    return f"{parsed}/{bits}"
+    return parsed, bits
+
+
+def prefix(word: str, field: str) -> str:
+    """Read an address prefix; without a length it is one address. Bits behind the prefix are cleared: the
+    kernel takes them in a selector and does not look at them."""
+    host, bits = _with_length(word, field)
+    return str(ip_network((host, bits), strict=False))
 
 
 def interface_address(word: str, field: str) -> str:
     """Read an address with its prefix length, as an interface has it."""
     if "/" not in word:
         raise refuse("has no prefix length", word, field, "ADDRESS/LENGTH, such as 192.0.2.1/24")
-    return prefix(word, field)
+    host, bits = _with_length(word, field)
+    return f"{host}/{bits}"
 
 
 def mac(word: str, field: str) -> str:
