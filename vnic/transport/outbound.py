@@ -142,9 +142,10 @@ class Outbound:
                 assert template.destination is not None
                 source, destination = template.source, template.destination
                 in_tunnel = True
-            state = self._sad.resolve(
-                template, template.source or source, template.destination or destination, flow
-            )
+            elif template.source not in (None, source) or template.destination not in (None, destination):
+                # Transport mode ends where the packet, or the tunnel outside it, ends.
+                return DropReason.OUT_NO_SA
+            state = self._sad.resolve(template, source, destination, flow)
             if state is None:
                 return DropReason.OUT_NO_SA
             assert state.sequence is not None
