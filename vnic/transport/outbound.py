@@ -74,8 +74,7 @@ class Outbound:
             return
         header = parse_ip(frame, offset)
         if header.version == 6 and is_neighbour_discovery(frame, header):
-            self._audit.card.tx_passed += 1
-            self._emit_clear(buffer, header, now, ready)
+            self._audit.card.tx_passed += self._emit_clear(buffer, header, now, ready)
             return
         flow = flow_key(frame, header)
         verdict = self._verdict(flow)
