@@ -30,6 +30,7 @@ from vnic.transport.segmentation import (
     is_superframe,
     layer4_length,
     segment_count,
+    segment_size,
     segments,
 )
 from vnic.transport.spd import Spd, Unsure
@@ -176,9 +177,13 @@ class Outbound:
         if vnet is not None and is_superframe(vnet):
             frame = buffer.frame
             layer4 = layer4_length(frame, header, vnet)
+            size = segment_size(header, header.header_length + layer4, vnet, self.wire_mtu)
+            if not size:
+                self._drop(DropReason.OUT_TOO_BIG, header, now)
+                return 0
             ethernet = bytes(frame[: header.offset])
             count = 0
-            for pieces in segments(frame, header, layer4, vnet.gso_size):
+            for pieces in segments(frame, header, layer4, size):
                 ready.append(NetBuffer(bytearray().join((ethernet, *pieces))))
                 count += 1
             return count
@@ -210,8 +215,8 @@ class Outbound:
         count = 1
         if vnet is not None and is_superframe(vnet):
             layer4 = layer4_length(frame, header, vnet)
-            size = min(vnet.gso_size, room - header.header_length - layer4)
-            if size <= 0:
+            size = segment_size(header, header.header_length + layer4, vnet, room)
+            if not size:
                 self._drop(DropReason.OUT_TOO_BIG, header, now)
                 return
             count = segment_count(header, header.header_length + layer4, size)

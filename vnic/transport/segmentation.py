@@ -74,6 +74,19 @@ def segment_count(header: IpHeader, headers_length: int, size: int) -> int:
     return max(1, -(-payload // size))
 
 
+def segment_size(header: IpHeader, headers_length: int, vnet: VnetHeader, room: int) -> int:
+    """Payload bytes per segment so that every packet fits `room`, or 0 when that cannot be.
+
+    A TCP stream may be cut smaller than the host asked; the datagrams of UDP are messages and may not.
+
+    Args:
+        headers_length: IP and TCP or UDP header together, in bytes.
+        room: largest IP packet that may come out, in bytes.
+    """
+    size = min(vnet.gso_size, room - headers_length)
+    return size if size == vnet.gso_size or (size > 0 and header.protocol == TCP) else 0
+
+
 def layer4_length(frame: bytearray, header: IpHeader, vnet: VnetHeader) -> int:
     """Bytes of the TCP or UDP header of a superframe.
 
