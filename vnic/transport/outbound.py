@@ -148,9 +148,6 @@ class Outbound:
             state = self._sad.resolve(template, source, destination, flow)
             if state is None:
                 return DropReason.OUT_NO_SA
-            assert state.sequence is not None
-            if state.sequence.exhausted:
-                return DropReason.OUT_SEQUENCE_EXHAUSTED
             members[in_tunnel][template.protocol] = state
         try:
             transport, tunnel = (self._portion(member) for member in members)
