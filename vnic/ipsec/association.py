@@ -57,7 +57,8 @@ class KeyMaterial:
         self._data = bytes(data)
 
     def reveal(self) -> bytes:
-        """Give the bytes. Callers: the NIC's ciphers, and the two places that show keys on request."""
+        """Give the bytes. Callers: the NIC's ciphers, this module's checks, and the two places
+        that show keys on request."""
         return self._data
 
     def __len__(self) -> int:
@@ -177,12 +178,14 @@ class SecurityAssociation:
                 value=str(icv_length * 8),
                 allowed=", ".join(str(length * 8) for length in sorted(authenticator.icv_lengths)) + " bits",
             )
-        weak = tuple(
+        weak = [
             f"{row.name}: {row.weak}"
             for row in (self.encryption, self.integrity)
             if row is not None and row.weak
-        )
-        return replace(self, icv_length=icv_length, weak=weak)
+        ]
+        if self.encryption is not None and _is_single_des(self.encryption, self.encryption_key):
+            weak.append(f"{self.encryption.name}: two keys that follow each other are equal: single DES")
+        return replace(self, icv_length=icv_length, weak=tuple(weak))
 
     def _check_addresses(self) -> None:
         if len(self.destination) not in (4, 16):
@@ -289,6 +292,14 @@ class SecurityAssociation:
                 allowed="hmac(sha256), hmac(sha1), hmac(md5)",
             )
         _check_key("auth", self.integrity, self.integrity_key)
+
+
+def _is_single_des(row: Encryption, key: KeyMaterial) -> bool:
+    """Whether triple DES with this key does no more than DES (RFC 2451 §2.3); parity bits do not count."""
+    if row.kernel_name != "cbc(des3_ede)":
+        return False
+    data = bytes(byte & 0xFE for byte in key.reveal())
+    return data[8:16] in (data[:8], data[16:])
 
 
 def _check_key(word: str, row: Encryption | Integrity, key: KeyMaterial) -> None:

@@ -58,7 +58,6 @@ from vnic.ndis.status import NdisStatus
 _Row = TypeVar("_Row", Encryption, Integrity)
 
 _MAX_U32 = 0xFFFFFFFF
-_DES_KEY_LENGTH = 8
 _KNOWN_ENCRYPTIONS = sum(ENCRYPTION_BY_IDENTIFIER)
 _KNOWN_INTEGRITIES = sum(INTEGRITY_BY_IDENTIFIER)
 
@@ -348,23 +347,7 @@ def _row(field: str, info: AlgorithmInfo, rows: Mapping[int, _Row], able: tuple[
             f"{len(info.key)} bytes",
             f"{row.key_length} bytes{salt}",
         )
-    if row.name == "3des-cbc" and _degenerate(info.key.reveal()):
-        raise _invalid(
-            "two keys of triple DES that follow each other are equal: that is single DES (RFC 2451 §2.3)",
-            f"{field}.key",
-            "hidden",
-            "three different keys",
-        )
     return row
-
-
-def _degenerate(key: bytes) -> bool:
-    """Whether triple DES with this key is single DES; parity bits do not count."""
-    first, second, third = (
-        bytes(byte & 0xFE for byte in key[start : start + _DES_KEY_LENGTH])
-        for start in range(0, 3 * _DES_KEY_LENGTH, _DES_KEY_LENGTH)
-    )
-    return second in (first, third)
 
 
 def _icv_length(

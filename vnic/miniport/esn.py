@@ -49,14 +49,16 @@ class ExtendedNumbers:
     def candidates(self, low: int) -> tuple[int, ...]:
         """Give the 64-bit numbers an inbound `low` may stand for, the likeliest first.
 
-        Before a first packet is authenticated these are all numbers within 2^31 of a last number whose
-        lower half is not known.
+        Before a first packet is authenticated the upper half may be the one named, or the next one if the
+        numbers have just wrapped. Never the one before: a packet from there is a replay, and the
+        transport, which judges replays, would read its number as one of the present half.
         """
         if self._highest != _NONE_YET:
             return (infer_extended(low, self._highest),)
         number = self._high << 32 | low
-        neighbour = number + (1 << 32) if low < _HALF else number - (1 << 32)
-        return (number, neighbour) if 0 <= neighbour >> 32 <= _LOW_MASK else (number,)
+        if low < _HALF and self._high < _LOW_MASK:
+            return (number, number + (1 << 32))
+        return (number,)
 
     def authenticated(self, number: int) -> None:
         """Take note of an inbound number whose ICV held."""

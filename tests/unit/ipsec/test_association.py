@@ -276,3 +276,18 @@ def test_key_does_not_change_with_the_buffer_it_came_from() -> None:
     held = KeyMaterial(buffer)
     buffer[:] = bytes(16)
     assert held.reveal() == SECRET[:16]
+
+
+def test_triple_des_with_equal_neighbouring_keys_works_as_in_the_kernel_and_is_called_single_des() -> None:
+    key = bytes.fromhex("0123456789abcdef") * 2 + bytes.fromhex("fedcba9876543210")
+    sa = replace(
+        GCM,
+        encryption=ENCRYPTION_BY_NAME["3des-cbc"],
+        encryption_key=KeyMaterial(key),
+        integrity=INTEGRITY_BY_NAME["hmac-sha1-96"],
+        integrity_key=KeyMaterial(bytes(20)),
+        icv_length=0,
+    )
+    assert "single DES" in sa.checked().weak[-1]
+    strong = replace(sa, encryption_key=KeyMaterial(bytes(range(24))))
+    assert len(strong.checked().weak) == 1

@@ -22,15 +22,21 @@ def test_sender_finds_the_upper_half_of_every_number_from_that_of_the_last(
         number += step
 
 
-@given(st.integers(0, LIMIT), st.integers(-(1 << 31) + 1, (1 << 31) - 1))
+@given(st.integers(0, LIMIT), st.integers(0, (1 << 31) - 1))
 def test_receiver_tries_the_true_number_first_or_second_when_it_knows_the_upper_half_only(
     last: int, distance: int
 ) -> None:
     number = last + distance
-    if 0 <= number <= LIMIT:
+    if number <= LIMIT:
         candidates = ExtendedNumbers(last >> 32).candidates(number & LOW_MASK)
         assert number in candidates
         assert len(candidates) <= 2
+
+
+@given(st.integers(0, LIMIT), st.integers(0, LOW_MASK))
+def test_receiver_never_tries_an_upper_half_before_the_one_it_was_told(last: int, low: int) -> None:
+    high = last >> 32
+    assert all(number >> 32 >= high for number in ExtendedNumbers(high).candidates(low))
 
 
 @given(st.integers(0, LIMIT), st.integers(-(1 << 31) + 1, (1 << 31) - 1))
