@@ -258,6 +258,8 @@ class Encapsulation:
     def _transmit_info(self, next_header: int, pad: int, ip_header_length: int) -> TransmitInfo:
         info = self._infos.get((next_header, pad, ip_header_length))
         if info is None:
+            if len(self._infos) >= _MAX_CACHED_HEADERS:
+                self._infos.clear()
             info = self._make_info(next_header, pad, ip_header_length)
             self._infos[next_header, pad, ip_header_length] = info
         return info
