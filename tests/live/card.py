@@ -247,9 +247,13 @@ class Daemon:
         self.directory = directory
         self.socket = directory / "vnic.sock"
         self._config = directory / "vnic.toml"
-        self._config.write_text(f'[control]\nsocket = "{self.socket}"\n{configuration}')
+        self.configure(configuration)
         self._log = directory / "vnicd.log"
         self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, configuration: str) -> None:
+        """Write its configuration file."""
+        self._config.write_text(f'[control]\nsocket = "{self.socket}"\n{configuration}')
 
     @property
     def pid(self) -> int:
@@ -421,6 +425,11 @@ class Host:
     addresses: dict[int, str]
     """By IP version."""
 
+    @property
+    def cidrs(self) -> list[str]:
+        """The addresses with their prefix lengths."""
+        return [f"{address}/{PREFIX_LENGTH[version]}" for version, address in self.addresses.items()]
+
 
 @dataclass(frozen=True)
 class WireEnd:
@@ -436,12 +445,13 @@ class Pair:
     Attributes:
         daemon, left, right: its parts.
         ends: the devices that make up the wire, on the left's side first; none of a link.
+        wires: the words for the wire of each adapter.
     """
 
     def __init__(
         self, daemon: Daemon, namespaces: Namespaces, wire: str = "link", *, persistent: bool = False
     ) -> None:
-        """Make hosts and wire; the daemon, which must run, gets its adapters.
+        """Make hosts and wire; `add_adapters` or a configuration makes the adapters.
 
         Args:
             wire: "link", "netdev" (an end of a veth on each side) or "tap" (a TAP that is the left's wire,
@@ -460,8 +470,7 @@ class Pair:
             hosts.append(host)
         self.left, self.right = hosts
         self.ends: tuple[WireEnd, ...] = ()
-        self._wires = self._make_wire(namespaces, wire)
-        self.add_adapters()
+        self.wires = self._make_wire(namespaces, wire)
 
     def _make_wire(self, namespaces: Namespaces, wire: str) -> tuple[str, str]:
         if wire == "link":
@@ -479,8 +488,26 @@ class Pair:
     def add_adapters(self) -> None:
         """Add both adapters to the daemon; also again, to one that was started anew."""
         self.daemon.batch(
-            *(adapter_line(host, wire) for host, wire in zip(self.hosts, self._wires, strict=True))
+            *(adapter_line(host, wire) for host, wire in zip(self.hosts, self.wires, strict=True))
         )
+
+    def configuration(self) -> str:
+        """Both adapters, on netdev wires, as tables of a configuration whose defaults block."""
+        tables = []
+        for host, end in zip(self.hosts, self.ends, strict=True):
+            tables.append(
+                f"""
+                [[adapter]]
+                name = "{host.adapter}"
+                tap = "{host.device}"
+                netns = "{host.namespace.name}"
+                addresses = {json.dumps(host.cidrs)}
+                wire = {{ netdev = "{end.device}", netns = "{end.namespace.name}" }}
+                policy_default_in = "block"
+                policy_default_out = "block"
+                """
+            )
+        return "".join(tables)
 
     @property
     def hosts(self) -> tuple[Host, Host]:
@@ -538,9 +565,7 @@ class Pair:
 
 def adapter_line(host: Host, wire: str, *words: str) -> str:
     """A line that adds an adapter for a host."""
-    addresses = " ".join(
-        f"address {address}/{PREFIX_LENGTH[version]}" for version, address in host.addresses.items()
-    )
+    addresses = " ".join(f"address {cidr}" for cidr in host.cidrs)
     place = f"tap {host.device} netns {host.namespace.name} {addresses}"
     return " ".join([f"adapter add {host.adapter} {place}", *words, f"wire {wire}"])
 
@@ -557,11 +582,25 @@ def running_daemon(directory: Path, configuration: str = "") -> Iterator[Daemon]
 
 
 @contextlib.contextmanager
-def running_pair(directory: Path, wire: str = "link", *, persistent: bool = False) -> Iterator[Pair]:
-    """A daemon with two adapters, and what is around them, until the block ends."""
+def running_pair(
+    directory: Path, wire: str = "link", *, persistent: bool = False, from_file: bool = False
+) -> Iterator[Pair]:
+    """A daemon with two adapters, and what is around them, until the block ends.
+
+    Args:
+        wire, persistent: as for `Pair`.
+        from_file: the adapters stand in the daemon's configuration; netdev wires only.
+    """
     namespaces = Namespaces()
+    daemon = Daemon(directory)
     try:
-        with running_daemon(directory) as daemon:
-            yield Pair(daemon, namespaces, wire, persistent=persistent)
+        pair = Pair(daemon, namespaces, wire, persistent=persistent)
+        if from_file:
+            daemon.configure(pair.configuration())
+        daemon.start()
+        if not from_file:
+            pair.add_adapters()
+        yield pair
     finally:
+        daemon.close()
         namespaces.close()

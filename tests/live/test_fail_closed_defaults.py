@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from card import GCM, LEFT, RIGHT, Layer, Pair
-from traffic import Datagrams, Sniffer, is_sealed, outer, ping
+from traffic import Datagrams, Sniffer, forget_neighbours, is_sealed, outer, ping
 
 pytestmark = pytest.mark.live
 
@@ -24,12 +24,6 @@ def finds_neighbours(frame: bytes) -> bool:
     return header is not None and header.protocol == ICMPV6 and frame[header.offset] in range(133, 138)
 
 
-def forget_neighbours(pair: Pair) -> None:
-    for host in pair.hosts:
-        for version in ("-4", "-6"):
-            host.namespace.ip(version, "neighbour", "flush", "dev", host.device)
-
-
 def neighbour(pair: Pair, version: int) -> str:
     """What the left host knows of the right one."""
     done = pair.left.namespace.ip("neighbour", "show", pair.right.addresses[version], "dev", pair.left.device)
@@ -43,7 +37,7 @@ def test_clear_traffic_passes_until_the_default_blocks_it_and_neighbours_are_fou
     pair, far = veth_pair, veth_pair.right.addresses[version]
     assert ping(pair.left, far, count=2) == 2
     pair.daemon.vnic("xfrm", "policy", "setdefault", "out", "block", "dev", LEFT)
-    forget_neighbours(pair)
+    forget_neighbours(*pair.hosts)
     with Sniffer(pair.ends[0].namespace, pair.ends[0].device) as sniffer:
         assert ping(pair.left, far, count=2, wait_s=0.3) == 0
         assert pair.right.addresses[version] in neighbour(pair, version)
@@ -118,7 +112,7 @@ def test_frames_that_are_not_ip_pass_or_drop_by_the_setting(
             with pytest.raises(TimeoutError):
                 receiver.recv(100)
             assert pair.daemon.drops(adapter)[reason] == 1
-            forget_neighbours(pair)
+            forget_neighbours(*pair.hosts)
             assert ping(pair.left, pair.right.addresses[4]) == 1
         finally:
             pair.daemon.vnic("adapter", "set", adapter, "nonip", "pass")

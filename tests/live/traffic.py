@@ -51,6 +51,13 @@ def ping(
     return int(found[1])
 
 
+def forget_neighbours(*hosts: Host) -> None:
+    """Make the hosts ask again for the Ethernet addresses of their neighbours."""
+    for host in hosts:
+        for version in ("-4", "-6"):
+            host.namespace.ip(version, "neighbour", "flush", "dev", host.device)
+
+
 def tcp(sender: Host, receiver: Host, version: int, payload: bytes, port: int = 5001) -> bytes:
     """Send a payload over one TCP connection; give the digest of what arrived."""
     family = _FAMILIES[version]
