@@ -163,12 +163,12 @@ def coalesce(burst: list[NetBuffer]) -> list[NetBuffer]:
     for buffer in burst:
         frame = buffer.frame
         kind = b"" if buffer.vnet is not None else frame[12:15]
-        if kind == b"\x08\x00\x45" and len(frame) > 54 and frame[23] == TCP:
+        if kind == b"\x08\x00\x45" and len(frame) >= 54 and frame[23] == TCP:
             layer4 = _IPV4_TCP_START
             first, second, flow, sequence_number, acknowledged, flags, window = _IPV4_TCP.unpack_from(frame)
             # Don't Fragment alone: only then do identifications not matter (RFC 6864).
             whole = second[:2] == b"\x40\0" and (frame[16] << 8 | frame[17]) == len(frame) - _ETHERNET
-        elif kind[:2] == b"\x86\xdd" and len(frame) > 74 and frame[20] == TCP:
+        elif kind[:2] == b"\x86\xdd" and len(frame) >= 74 and frame[20] == TCP:
             layer4 = _IPV6_TCP_START
             first, second, flow, sequence_number, acknowledged, flags, window = _IPV6_TCP.unpack_from(frame)
             whole = (frame[18] << 8 | frame[19]) == len(frame) - layer4
