@@ -3,7 +3,7 @@
 Law: only plain data segments that the host's own receive offload would join, and nothing a segmenter
 could not take apart again: same headers, consecutive sequence numbers, equal sizes but for the last. A
 joined checksum is computed from the segments' own checksums, never from the payload: a segment that
-was damaged before it was protected stays visibly damaged for the host.
+was damaged before it was protected stays visibly damaged for the host, and so does its IP header.
 
 Source: the rules are those of the kernel's TCP receive offload; RFC 9293 §3.1; RFC 1071 §2 (sums add).
 """
@@ -166,8 +166,13 @@ def coalesce(burst: list[NetBuffer]) -> list[NetBuffer]:
         if kind == b"\x08\x00\x45" and len(frame) >= 54 and frame[23] == TCP:
             layer4 = _IPV4_TCP_START
             first, second, flow, sequence_number, acknowledged, flags, window = _IPV4_TCP.unpack_from(frame)
-            # Don't Fragment alone: only then do identifications not matter (RFC 6864).
-            whole = second[:2] == b"\x40\0" and (frame[16] << 8 | frame[17]) == len(frame) - _ETHERNET
+            # Don't Fragment alone: only then do identifications not matter (RFC 6864). A damaged header stays
+            # alone too, for joining would give it a good checksum; a good one sums to a multiple of 65535.
+            whole = (
+                second[:2] == b"\x40\0"
+                and (frame[16] << 8 | frame[17]) == len(frame) - _ETHERNET
+                and int.from_bytes(frame[_ETHERNET:_IPV4_TCP_START], "big") % 65535 == 0
+            )
         elif kind[:2] == b"\x86\xdd" and len(frame) >= 74 and frame[20] == TCP:
             layer4 = _IPV6_TCP_START
             first, second, flow, sequence_number, acknowledged, flags, window = _IPV6_TCP.unpack_from(frame)
