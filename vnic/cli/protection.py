@@ -227,9 +227,9 @@ def _from_short(found: Found, rows: Sequence[Row], keys: KeyReader) -> Protectio
                 f"a second {part} algorithm beside {made[part]}", field=row.name, allowed="one of each"
             )
         made[part] = row.name
-        words = found.get(row.name, Found)
-        if words is None:
+        if not row.key_length:
             continue
+        words = found.need(row.name, Found)
         made[f"{part}_key"] = _row(row.name, (row,), words.need("key", KeySource), keys)[1]
         bits = words.get("icv", int)
         if bits is not None:

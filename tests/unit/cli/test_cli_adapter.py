@@ -1,0 +1,167 @@
+"""`vnic adapter`."""
+
+import os
+
+import pytest
+from conftest import Command
+from fake_daemon import ADAPTER
+
+from vnic.control import interface as api
+
+
+def refusal(vnic: Command, line: str) -> dict[str, object]:
+    result = vnic(f"-j {line}")
+    assert (result.code, result.out, result.requests) == (1, "", [])
+    return result.error
+
+
+def test_add_says_everything(vnic: Command) -> None:
+    result = vnic(
+        "adapter add left tap vnic0 netns red address 10.1.0.1/24 address 2001:db8::1/64 "
+        "mac 02:00:00:00:00:0A mtu 1400 nonip drop without tx-udp-segmentation wire netdev eth1 netns blue"
+    )
+    assert (result.code, result.out) == (0, "")
+    assert result.request == api.AddAdapter(
+        name="left",
+        tap="vnic0",
+        netns="red",
+        addresses=["10.1.0.1/24", "2001:db8::1/64"],
+        mac="02:00:00:00:00:0a",
+        mtu=1400,
+        non_ip="drop",
+        features_off=["tx-udp-segmentation"],
+        wire=api.Wire(kind="netdev", name="eth1", netns="blue"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "wire"),
+    [
+        ("wire none", api.Wire(kind="none")),
+        ("wire link right", api.Wire(kind="link", name="right")),
+        ("wire tap vnic1 netns blue", api.Wire(kind="tap", name="vnic1", netns="blue")),
+        ("wire netdev eth1", api.Wire(kind="netdev", name="eth1")),
+        ("", None),
+    ],
+)
+def test_a_wire_is_a_link_a_device_a_tap_or_nothing(vnic: Command, words: str, wire: api.Wire | None) -> None:
+    assert vnic(f"adapter add left tap vnic0 {words}").request.wire == wire
+
+
+def test_words_behind_the_wire_are_the_adapters_again(vnic: Command) -> None:
+    made = vnic("adapter add left tap vnic0 netns red wire link right mtu default address 10.0.0.1/8").request
+    assert (made.netns, made.mtu, made.addresses) == ("red", None, ["10.0.0.1/8"])
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("adapter add", "name"),
+        ("adapter add left", "tap"),
+        ("adapter add left tap", "tap"),
+        ("adapter add left tap t tap u", "tap"),
+        ("adapter add left tap t wire", "wire"),
+        ("adapter add left tap t wire link", "wire link"),
+        ("adapter add left tap t wire link a tap b", "wire"),
+        ("adapter add left tap t wire none netns x", "wire netns"),
+        ("adapter add left tap t wire link a netns x", "wire netns"),
+        ("adapter add left tap t wire netns x", "wire"),
+        ("adapter add left tap t address 10.0.0.1", "address"),
+        ("adapter add left tap t mac 1", "mac"),
+        ("adapter add left tap t mtu 5", "mtu"),
+        ("adapter add left tap t nonip maybe", "nonip"),
+        ("adapter set", "name"),
+        ("adapter set left", "set"),
+        ("adapter set left up down", "up"),
+        ("adapter set left capture", "capture"),
+        ("adapter set left capture wire", "capture"),
+        ("adapter set left capture host /tmp/x", "capture"),
+        ("adapter delete", "name"),
+        ("adapter rename left right", ""),
+    ],
+)
+def test_a_wrong_line_names_the_word(vnic: Command, line: str, field: str) -> None:
+    error = refusal(vnic, line)
+    assert error["field"] == field
+    assert error["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "request_"),
+    [
+        ("mtu default", api.SetAdapter(name="left", mtu=0)),
+        ("mtu 9000 mac 02:00:00:00:00:01", api.SetAdapter(name="left", mtu=9000, mac="02:00:00:00:00:01")),
+        ("nonip pass", api.SetAdapter(name="left", non_ip="pass")),
+        ("address 10.0.0.1/8", api.SetAdapter(name="left", addresses=["10.0.0.1/8"])),
+        ("up", api.SetAdapter(name="left", up=True)),
+        ("down", api.SetAdapter(name="left", up=False)),
+        ("wire link right", api.SetAdapter(name="left", wire=api.Wire(kind="link", name="right"))),
+        ("capture off", api.SetAdapter(name="left", capture=api.Capture(place="off"))),
+        ("capture tap off", api.SetAdapter(name="left", capture=api.Capture(place="off"))),
+        (
+            "capture wire /tmp/x",
+            api.SetAdapter(name="left", capture=api.Capture(place="wire", file="/tmp/x")),
+        ),
+    ],
+)
+def test_set_changes_what_is_named(vnic: Command, words: str, request_: api.SetAdapter) -> None:
+    result = vnic(f"adapter set left {words}")
+    assert (result.code, result.out) == (0, "")
+    assert result.request == request_
+
+
+def test_the_file_of_a_capture_is_where_the_user_stands(vnic: Command) -> None:
+    assert vnic("adapter set left capture tap x.pcapng").request.capture.file == os.path.abspath("x.pcapng")
+
+
+def test_delete(vnic: Command) -> None:
+    assert vnic("adapter delete left").request == api.DeleteAdapter(name="left")
+    assert vnic("-j adapter delete left").json == {"deleted": "left"}
+
+
+def test_show_one_or_all(vnic: Command) -> None:
+    assert vnic("adapter show left").request == api.ListAdapters(name="left")
+    assert vnic("adapter").request == api.ListAdapters()
+    assert [one["name"] for one in vnic("-j adapter").json] == ["left"]
+
+
+def test_show_reads_like_this(vnic: Command) -> None:
+    assert vnic("adapter").out == (
+        "left: running engine reference\n"
+        "    tap vnic0 netns red mac 02:00:00:00:00:01 mtu 1422 (default) up\n"
+        "    address 10.1.0.1/24\n"
+        "    address 192.0.2.1/24\n"
+        "    wire link right mtu 1500\n"
+        "    sas 2 policies 2 default in allow out block nonip pass\n"
+    )
+    assert vnic("-br adapter").out == (
+        "ADAPTER  STATE    TAP    NETNS   MTU  WIRE        SAS  POLICIES  ADDRESSES\n"
+        "left     running  vnic0  red    1422  link right    2         2  10.1.0.1/24 192.0.2.1/24\n"
+    )
+
+
+def test_more_is_shown_when_asked_for(vnic: Command) -> None:
+    statistics = vnic("-s adapter").out
+    assert "    card tx offloaded 7 bypassed 1 passed 3\n" in statistics
+    assert "    wire rx 10 frames 1000 bytes tx 20 frames 2000 bytes\n" in statistics
+    assert "    feature tap tx-udp-segmentation: off: the kernel refused\n" in vnic("-d adapter").out
+    assert vnic("-d adapter add left tap t").out.startswith("left: running")
+
+
+def test_a_failed_adapter_says_why_and_a_capture_is_shown(vnic: Command) -> None:
+    import dataclasses
+
+    failed = dataclasses.replace(
+        ADAPTER, state="failed", reason="the TAP is gone", capture=api.Capture(place="wire", file="/tmp/x")
+    )
+    vnic.memory.answers[api.ListAdapters] = api.AdaptersReply(adapters=[failed])
+    out = vnic("adapter").out
+    assert out.startswith("left: failed (the TAP is gone) engine reference\n")
+    assert "    capture wire /tmp/x\n" in out
+
+
+def test_without_adapters_there_is_nothing_to_read(vnic: Command) -> None:
+    vnic.memory.answers[api.ListAdapters] = api.AdaptersReply(adapters=[])
+    assert vnic("adapter").out == ""
+    assert vnic("-br adapter").out == ""
+    assert vnic("-j adapter").json == []
