@@ -13,6 +13,7 @@ Source: RFC 4301 §5.1.2, RFC 4302 §3.1, RFC 4303 §3.1, RFC 6040 §4.1 (outer 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from vnic.ipsec.association import IpsecProtocol, SecurityAssociation
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, TransmitInfo
@@ -109,6 +110,12 @@ class Portion:
                 self._ah_low = first
         return None
 
+    def esp_header(self) -> bytes:
+        """ESP header with the next of the numbers taken, and room for the IV."""
+        header = self._esp_pack(self._esp_spi, self._esp_low & 0xFFFFFFFF)
+        self._esp_low += 1
+        return header
+
     def wrap(self, parts: list[bytes | bytearray], length: int, next_header: int) -> tuple[int, int]:
         """Put AH and ESP around `parts`, in place, with the next of the numbers taken.
 
@@ -128,8 +135,7 @@ class Portion:
                 trailer = PADDING[:pad] + bytes((pad, next_header)) + bytes(self._icv_length)
                 self._trailers[pad, next_header] = trailer
             parts.append(trailer)
-            parts.insert(0, self._esp_pack(self._esp_spi, self._esp_low & 0xFFFFFFFF))
-            self._esp_low += 1
+            parts.insert(0, self.esp_header())
             length += self._esp_overhead + pad
             next_header = IpsecProtocol.ESP
         if self.ah is not None:
@@ -245,6 +251,56 @@ class Encapsulation:
         parts[:0] = (ethernet, outer)
         info = self._transmit_info(next_header, pad, inner_header_length)
         return NetBuffer(bytearray().join(parts), None, info)
+
+    def frame_segments(
+        self,
+        ethernet: bytes,
+        segments: Iterable[tuple[bytes, bytes, bytearray]],
+        protocol: int,
+        protocol_offset: int,
+        ready: list[NetBuffer],
+    ) -> None:
+        """Frame the segments of one superframe as `frame` does; the numbers must have been taken.
+
+        Segments of equal size differ in their own headers, payload and sequence number only, so in a plain
+        ESP tunnel the outer header and the trailer of the first serve those that follow.
+
+        Args:
+            segments: IP header, TCP or UDP header and payload of each, all of one packet.
+            ready: takes the frames.
+        """
+        tunnel = self.tunnel if self.transport is None else None
+        if tunnel is not None and tunnel.ah is not None:
+            tunnel = None
+        size = -1
+        before = trailer = b""
+        info: TransmitInfo | None = None
+        for ip_header, layer4_header, payload in segments:
+            if len(payload) == size:
+                assert tunnel is not None
+                parts = (before, tunnel.esp_header(), ip_header, layer4_header, payload, trailer)
+                ready.append(NetBuffer(bytearray().join(parts), None, info))
+                continue
+            length = len(layer4_header) + len(payload)
+            buffer = self.frame(
+                ethernet, ip_header, protocol, protocol_offset, [layer4_header, payload], length
+            )
+            ready.append(buffer)
+            if tunnel is not None and (before := self._constant_outer(ethernet, buffer.frame)):
+                size = len(payload)
+                info = buffer.transmit
+                start = len(before) + tunnel.esp_header_length + len(ip_header) + length
+                trailer = bytes(buffer.frame[start:])
+
+    def _constant_outer(self, ethernet: bytes, frame: bytearray) -> bytes:
+        """What stands before ESP in a frame of a tunnel, if it is the same in all frames of its size: not
+        when the outer header carries an identification."""
+        assert self._outer is not None
+        if self._outer.ipv6:
+            return bytes(frame[: len(ethernet) + IPV6_LENGTH])
+        if frame[len(ethernet) + 6] << 8 & _DONT_FRAGMENT:
+            return bytes(frame[: len(ethernet) + IPV4_LENGTH])
+        return b""
 
     def room(self, wire_mtu: int, ip_header_length: int) -> int:
         """Largest IP packet, in bytes, that fits `wire_mtu` once framed."""

@@ -229,23 +229,15 @@ class Outbound:
         ethernet = bytes(frame[: header.offset])
         protocol = header.protocol
         protocol_offset = header.protocol_offset - header.offset
-        emit = encapsulation.frame
         if size:
-            for ip_header, layer4_header, payload in segments(frame, header, layer4, size):
-                ready.append(
-                    emit(
-                        ethernet,
-                        ip_header,
-                        protocol,
-                        protocol_offset,
-                        [layer4_header, payload],
-                        len(layer4_header) + len(payload),
-                    )
-                )
+            pieces = segments(frame, header, layer4, size)
+            encapsulation.frame_segments(ethernet, pieces, protocol, protocol_offset, ready)
         else:
             payload = frame[header.payload_offset : header.end]
             ip_header = bytes(frame[header.offset : header.payload_offset])
-            ready.append(emit(ethernet, ip_header, protocol, protocol_offset, [payload], len(payload)))
+            ready.append(
+                encapsulation.frame(ethernet, ip_header, protocol, protocol_offset, [payload], len(payload))
+            )
         # Every segment has headers of its own.
         length = header.end - header.offset + (count - 1) * (header.header_length + layer4)
         for state in encapsulation.states():
