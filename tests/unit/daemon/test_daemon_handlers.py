@@ -1,0 +1,672 @@
+"""Every call of the control socket, carried out on the reference engine."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+from daemon_fakes import World, run
+
+from vnic.control import interface as api
+from vnic.daemon.handlers import About, Handlers
+from vnic.errors import OidError, PortError, RequestError
+from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES
+from vnic.ipsec.drops import DropReason
+from vnic.ndis.status import NdisStatus
+
+T = TypeVar("T")
+
+KEY = "5ec7e7" * 6 + "0011"
+SA = api.Sa(
+    src="10.9.0.1",
+    dst="10.9.0.2",
+    proto="esp",
+    spi=0x100,
+    mode="tunnel",
+    encryption="aes-gcm-128",
+    encryption_key=KEY,
+)
+IN = replace(SA, src="10.9.0.2", dst="10.9.0.1", spi=0x200)
+POLICY = api.Policy(
+    direction="out",
+    selector=api.Selector(src="10.9.0.0/24", dst="10.9.0.2/32", proto=6, dport=443),
+    action="protect",
+    templates=[api.Template(proto="esp", mode="tunnel", src="10.9.0.1", dst="10.9.0.2", reqid=7)],
+    priority=5,
+)
+
+
+class Desk:
+    """Handlers over a world with the adapters `names`."""
+
+    def __init__(self, *names: str, reveal_keys: bool = True) -> None:
+        self.world = World()
+        self.names = names
+        about = About(
+            engine="reference",
+            loop="asyncio",
+            config="/etc/vnic/vnic.toml",
+            reveal_keys=reveal_keys,
+            clock=lambda: self.world.now,
+            wall_clock=lambda: 1_700_000_000.0,
+            started=900.0,
+        )
+        self.handlers = Handlers(self.world.adapters, self.world.events, about)
+
+    async def __aenter__(self) -> "Desk":
+        for number, name in enumerate(self.names):
+            await self.call(
+                api.AddAdapter(name=name, tap=f"tap{number}", addresses=[f"10.9.0.{number + 1}/24"])
+            )
+        self.world.events.all.clear()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.world.adapters.close()
+
+    async def call(self, request: api.Call[T]) -> T:
+        return await self.handlers.answer(request)
+
+    async def refused(self, request: api.Call[Any], field: str) -> RequestError:
+        with pytest.raises(RequestError) as caught:
+            await self.call(request)
+        assert caught.value.field == field, caught.value
+        assert KEY not in str(caught.value)
+        return caught.value
+
+
+def test_every_call_has_a_method() -> None:
+    handlers = Desk().handlers
+    assert set(handlers._methods) | {api.Monitor} == set(api.CALLS)
+
+
+# --------------------------------------------------------------------------------------------- SAs
+
+
+@pytest.mark.rule(88)
+def test_added_sa_gets_a_handle_and_a_status() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            reply = await desk.call(api.AddSa(sa=SA))
+            assert reply == api.SaReply(
+                adapter="left",
+                direction="out",
+                handle=reply.handle,
+                status=0,
+                status_name="NDIS_STATUS_SUCCESS",
+                weak=[],
+            )
+            assert reply.handle > 0
+            (event,) = desk.world.events.all
+            assert (event.kind, event.handle, event.adapter) == ("sa_added", reply.handle, "left")
+            assert event.sa == api.SaName(
+                dst="10.9.0.2", proto="esp", spi=0x100, direction="out", src="10.9.0.1"
+            )
+
+    run(work())
+
+
+@pytest.mark.parametrize(("sa", "direction"), [(SA, "out"), (IN, "in")])
+def test_direction_follows_from_the_addresses_of_the_tap(sa: api.Sa, direction: str) -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            assert (await desk.call(api.AddSa(sa=sa))).direction == direction
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "words"),
+    [("192.0.2.1", "192.0.2.2", "neither is"), ("10.9.0.1", "10.9.0.1", "both are")],
+)
+def test_direction_that_does_not_follow_has_to_be_said(src: str, dst: str, words: str) -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            sa = replace(SA, src=src, dst=dst)
+            error = await desk.refused(api.AddSa(sa=sa), "dir")
+            assert words in str(error)
+            assert "`offload packet dev left dir in` or `dir out`" in str(error)
+            assert error.allowed == "in, out"
+            reply = await desk.call(api.AddSa(sa=replace(sa, direction="in")))
+            assert reply.direction == "in"
+
+    run(work())
+
+
+def test_adapter_has_to_be_named_when_there_are_several() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            error = await desk.refused(api.AddSa(sa=SA), "adapter")
+            assert error.allowed == "left, right"
+            assert (await desk.call(api.AddSa(sa=SA, adapter="right"))).direction == "in"
+            await desk.refused(api.AddSa(sa=SA, adapter="middle"), "adapter")
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "status"),
+    [
+        ({"spi": 5}, "spi", NdisStatus.INVALID_DATA),
+        ({"spi": 1 << 40}, "spi", NdisStatus.INVALID_DATA),
+        ({"src": "x"}, "src", NdisStatus.INVALID_DATA),
+        ({"dst": "10.9.0.1/24"}, "dst", NdisStatus.INVALID_DATA),
+        ({"dst": "2001:db8::1"}, "src", NdisStatus.INVALID_DATA),
+        ({"encryption": "rot13"}, "enc", NdisStatus.NOT_SUPPORTED),
+        ({"integrity": "crc32"}, "auth", NdisStatus.NOT_SUPPORTED),
+        ({"encryption_key": "xyz"}, "enc", NdisStatus.INVALID_DATA),
+        ({"encryption_key": KEY[2:]}, "aead", NdisStatus.INVALID_DATA),
+        ({"encryption_key": None}, "aead", NdisStatus.INVALID_DATA),
+        ({"encryption": None}, "enc", NdisStatus.INVALID_DATA),
+        ({"icv_length": 100}, "icv-length", NdisStatus.INVALID_DATA),
+        ({"icv_length": 72}, "icv-length", NdisStatus.INVALID_DATA),
+        ({"replay_window": 5}, "replay-window", NdisStatus.INVALID_DATA),
+        ({"sequence_number": 1 << 40}, "sequence-number", NdisStatus.INVALID_DATA),
+        ({"reqid": -1}, "reqid", NdisStatus.INVALID_DATA),
+        ({"ah_alignment": 5}, "align", NdisStatus.INVALID_DATA),
+        ({"selector": api.Selector()}, "sel.src", NdisStatus.INVALID_DATA),
+        ({"selector": api.Selector(src="10.0.0.1/8")}, "sel.src", NdisStatus.INVALID_DATA),
+        ({"selector": api.Selector(src="10.0.0.0/8", dst="::/0")}, "sel.dst", NdisStatus.INVALID_DATA),
+        ({"selector": api.Selector(src="10.0.0.0/8", sport=5)}, "sel.proto", NdisStatus.INVALID_DATA),
+        ({"selector": api.Selector(dst="::/0", proto=6, dport=65536)}, "sel.dport", NdisStatus.INVALID_DATA),
+        ({"selector": api.Selector(dst="::/0", proto=58, sport=256)}, "sel.sport", NdisStatus.INVALID_DATA),
+    ],
+)
+def test_refused_sa_names_the_word_and_carries_a_status(
+    changes: dict[str, Any], field: str, status: NdisStatus
+) -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            error = await desk.refused(api.AddSa(sa=replace(SA, direction="out", **changes)), field)
+            assert isinstance(error, OidError)
+            assert error.status is status
+            assert desk.world.events.all == []
+            assert (await desk.call(api.ListSas())).sas == []
+
+    run(work())
+
+
+def test_duplicate_is_refused_by_the_nic() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            await desk.call(api.AddSa(sa=SA))
+            error = await desk.refused(api.AddSa(sa=SA), "spi")
+            assert isinstance(error, OidError)
+            assert error.status is NdisStatus.INVALID_PARAMETER
+
+    run(work())
+
+
+def test_weak_algorithms_work_and_are_reported_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            sa = replace(
+                SA,
+                encryption="des-cbc",
+                encryption_key="01" * 8,
+                integrity="hmac-md5-96",
+                integrity_key="02" * 16,
+            )
+            reply = await desk.call(api.AddSa(sa=sa))
+            assert [text.partition(":")[0] for text in reply.weak] == ["des-cbc", "hmac-md5-96"]
+            (state,) = (await desk.call(api.ListSas())).sas
+            assert state.weak == reply.weak
+            assert caplog.text.count("weak: ") == 2
+            assert "0101" not in caplog.text
+
+    run(work())
+
+
+def test_sa_is_shown_as_it_is_and_its_keys_only_on_request() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            selector = api.Selector(src="10.9.0.0/24", dst="10.9.0.2/32", proto=17, sport=1, dport=2)
+            asked = replace(
+                SA,
+                direction="out",
+                icv_length=64,
+                esn=True,
+                replay_window=128,
+                reqid=9,
+                selector=selector,
+                sequence_number=41,
+                ah_alignment=4,
+                decap_dscp=True,
+                no_ecn=True,
+                no_pmtu_discovery=True,
+            )
+            reply = await desk.call(api.AddSa(sa=asked, adapter="left"))
+            (state,) = (await desk.call(api.ListSas())).sas
+            assert state.sa == replace(asked, encryption_key=None)
+            assert (state.adapter, state.handle, state.used, state.packets) == ("left", reply.handle, None, 0)
+            assert state.added == "2023-11-14T22:13:20.000000Z"
+            (state,) = (await desk.call(api.ListSas(adapter="left", reveal_keys=True))).sas
+            assert state.sa == asked
+            assert (await desk.call(api.ListSas(adapter="right"))).sas == []
+
+    run(work())
+
+
+@pytest.mark.parametrize("request_", [api.ListSas(reveal_keys=True), api.ExportKeys()])
+def test_configuration_can_forbid_to_show_keys(request_: api.Call[Any]) -> None:
+    async def work() -> None:
+        async with Desk("left", reveal_keys=False) as desk:
+            await desk.call(api.AddSa(sa=SA))
+            with pytest.raises(RequestError, match="reveal_keys"):
+                await desk.call(request_)
+
+    run(work())
+
+
+def test_sa_is_replaced_in_place() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            await desk.refused(api.ReplaceSa(sa=SA), "sa")
+            await desk.call(api.AddSa(sa=SA))
+            await desk.call(api.ReplaceSa(sa=replace(SA, reqid=5)))
+            (state,) = (await desk.call(api.ListSas())).sas
+            assert state.sa.reqid == 5
+            assert [event.kind for event in desk.world.events.all] == ["sa_added", "sa_updated"]
+
+    run(work())
+
+
+@pytest.mark.rule(121)
+def test_upper_half_of_an_extended_number_is_set_by_handle_or_by_name() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            handle = (await desk.call(api.AddSa(sa=replace(SA, esn=True)))).handle
+            await desk.call(api.UpdateSa(handle=handle, sequence_number_high_order=2))
+            reply = await desk.call(
+                api.UpdateSa(dst="10.9.0.2", proto="esp", spi=0x100, sequence_number_high_order=3)
+            )
+            assert (reply.status_name, reply.direction) == ("NDIS_STATUS_SUCCESS", "out")
+            (state,) = (await desk.call(api.ListSas())).sas
+            assert state.sa.sequence_number is not None
+            assert state.sa.sequence_number >> 32 == 3
+            await desk.refused(
+                api.UpdateSa(handle=handle, sequence_number_high_order=1 << 32), "sequence-number-high-order"
+            )
+
+    run(work())
+
+
+def test_sa_is_deleted_by_handle_or_by_name() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            handle = (await desk.call(api.AddSa(sa=SA, adapter="left"))).handle
+            await desk.call(api.DeleteSa(adapter="left", handle=handle))
+            await desk.call(api.AddSa(sa=SA, adapter="left"))
+            reply = await desk.call(api.DeleteSa(dst="10.9.0.2", proto="esp", spi=0x100))
+            assert reply.adapter == "left"
+            assert [event.kind for event in desk.world.events.all] == ["sa_added", "sa_deleted"] * 2
+
+    run(work())
+
+
+@pytest.mark.rule(113)
+def test_sa_that_cannot_be_named_is_not_deleted() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            for adapter in ("left", "right"):
+                await desk.call(api.AddSa(sa=SA, adapter=adapter))
+            named = api.DeleteSa(dst="10.9.0.2", proto="esp", spi=0x100)
+            error = await desk.refused(named, "adapter")
+            assert error.allowed == "left, right"
+            error = await desk.refused(replace(named, spi=0x999), "spi")
+            assert isinstance(error, OidError)
+            assert error.status is NdisStatus.INVALID_PARAMETER
+            error = await desk.refused(api.DeleteSa(adapter="left", handle=999), "handle")
+            assert isinstance(error, OidError)
+            await desk.refused(api.DeleteSa(handle=1), "adapter")
+            await desk.refused(replace(named, handle=1), "handle")
+            await desk.refused(api.DeleteSa(adapter="left", dst="10.9.0.2"), "proto")
+            await desk.refused(replace(named, dst="x"), "dst")
+            assert len((await desk.call(api.ListSas())).sas) == 2
+
+    run(work())
+
+
+def test_flush_takes_what_fits() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            ah = api.Sa(
+                src="10.9.0.1",
+                dst="10.9.0.2",
+                proto="ah",
+                spi=0x300,
+                integrity="hmac-sha256-128",
+                integrity_key="ab" * 32,
+            )
+            for adapter in ("left", "right"):
+                await desk.call(api.AddSa(sa=SA, adapter=adapter))
+                await desk.call(api.AddSa(sa=ah, adapter=adapter))
+            assert (await desk.call(api.FlushSas(proto="ah", adapter="left"))).count == 1
+            assert (await desk.call(api.FlushSas(proto="ah"))).count == 1
+            reply = await desk.call(api.FlushSas())
+            assert (reply.count, reply.status_name) == (2, "NDIS_STATUS_SUCCESS")
+            assert (await desk.call(api.FlushSas())).count == 0
+
+    run(work())
+
+
+def test_many_sas_are_listed_without_holding_up_the_frames() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            for number in range(1000):
+                key = f"{number:040x}"
+                await desk.call(api.AddSa(sa=replace(SA, spi=0x1000 + number, encryption_key=key)))
+            turns = 0
+            listing = asyncio.create_task(desk.call(api.ListSas()))
+            while not listing.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns >= 4
+            assert [state.sa.spi for state in listing.result().sas] == list(range(0x1000, 0x1000 + 1000))
+
+    run(work())
+
+
+# ---------------------------------------------------------------------------------------- policies
+
+
+def test_policy_is_added_shown_updated_and_deleted() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            added = (await desk.call(api.AddPolicy(policy=POLICY))).policy
+            assert added.index
+            assert replace(added, index=None, templates=None) == replace(POLICY, templates=None)
+            assert added.templates == [
+                api.Template(proto="esp", mode="tunnel", src="10.9.0.1", dst="10.9.0.2", reqid=7, spi=0)
+            ]
+            await desk.refused(api.AddPolicy(policy=POLICY), "policy")
+            updated = (await desk.call(api.AddPolicy(policy=replace(POLICY, priority=9), update=True))).policy
+            assert (updated.priority, updated.index) == (9, added.index)
+            (state,) = (await desk.call(api.ListPolicies())).policies
+            assert (state.adapter, state.policy) == ("left", updated)
+            gone = await desk.call(api.DeletePolicy(direction="out", selector=POLICY.selector))
+            assert gone.policy == updated
+            assert (await desk.call(api.ListPolicies())).policies == []
+            assert [event.kind for event in desk.world.events.all if event.policy] == [
+                "policy_added",
+                "policy_updated",
+                "policy_deleted",
+            ]
+
+    run(work())
+
+
+def test_policies_set_the_mtu_of_the_tap() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            before = (await desk.call(api.ListAdapters())).adapters[0].tap.mtu
+            index = (await desk.call(api.AddPolicy(policy=POLICY))).policy.index
+            within = (await desk.call(api.ListAdapters())).adapters[0].tap.mtu
+            await desk.call(api.DeletePolicy(direction="out", index=index))
+            after = (await desk.call(api.ListAdapters())).adapters[0].tap.mtu
+            assert within < before == after == 1500
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"selector": api.Selector()}, "sel.src"),
+        ({"selector": api.Selector(src="10.0.0.0/33")}, "sel.src"),
+        ({"selector": api.Selector(src="10.0.0.0/8", proto=300)}, "sel.proto"),
+        ({"priority": -1}, "priority"),
+        ({"priority": 1 << 32}, "priority"),
+        ({"index": 5}, "index"),
+        ({"templates": [api.Template(proto="esp", mode="tunnel", src="x")]}, "tmpl.src"),
+        ({"templates": [api.Template(proto="esp", reqid=-1)]}, "tmpl.reqid"),
+        ({"templates": [api.Template(proto="esp", spi=1 << 32)]}, "tmpl.spi"),
+    ],
+)
+def test_refused_policy_names_the_word(changes: dict[str, Any], field: str) -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            await desk.refused(api.AddPolicy(policy=replace(POLICY, **changes)), field)
+            assert (await desk.call(api.ListPolicies())).policies == []
+
+    run(work())
+
+
+def test_policy_of_several_adapters_has_to_be_named() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            delete = api.DeletePolicy(direction="out", selector=POLICY.selector)
+            await desk.refused(delete, "policy")
+            await desk.call(api.AddPolicy(policy=POLICY, adapter="left"))
+            assert (await desk.call(delete)).adapter == "left"
+            for adapter in ("left", "right"):
+                await desk.call(api.AddPolicy(policy=POLICY, adapter=adapter))
+            error = await desk.refused(delete, "adapter")
+            assert error.allowed == "left, right"
+            assert (await desk.call(replace(delete, adapter="right"))).adapter == "right"
+            await desk.refused(api.DeletePolicy(direction="out"), "policy")
+            await desk.refused(replace(delete, index=1), "policy")
+            await desk.refused(replace(delete, selector=None, index=-1), "index")
+
+    run(work())
+
+
+def test_policies_are_flushed_by_direction() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            inward = replace(POLICY, direction="in", action="bypass", templates=None)
+            for adapter in ("left", "right"):
+                await desk.call(api.AddPolicy(policy=POLICY, adapter=adapter))
+                await desk.call(api.AddPolicy(policy=inward, adapter=adapter))
+            assert (await desk.call(api.FlushPolicies(direction="in"))).count == 2
+            assert (await desk.call(api.FlushPolicies(adapter="left"))).count == 1
+            assert (await desk.call(api.FlushPolicies())).count == 1
+
+    run(work())
+
+
+def test_defaults_are_set_on_one_adapter_or_on_all() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            reply = await desk.call(api.SetPolicyDefault(inbound="block"))
+            assert [(one.inbound, one.outbound) for one in reply.defaults] == [("block", "allow")] * 2
+            await desk.call(api.SetPolicyDefault(adapter="right", inbound="allow", outbound="block"))
+            defaults = (await desk.call(api.GetPolicyDefault())).defaults
+            assert [(one.adapter, one.inbound, one.outbound) for one in defaults] == [
+                ("left", "block", "allow"),
+                ("right", "allow", "block"),
+            ]
+            assert len((await desk.call(api.GetPolicyDefault(adapter="left"))).defaults) == 1
+            await desk.call(api.SetAdapter(name="left", policy_default_in="allow"))
+            assert [event.kind for event in desk.world.events.all].count("policy_default_changed") == 4
+
+    run(work())
+
+
+# ------------------------------------------------------------------------------------------ looking
+
+
+def test_adapter_is_shown_as_configured_and_as_it_is() -> None:
+    async def work() -> None:
+        async with Desk() as desk:
+            reply = await desk.call(
+                api.AddAdapter(
+                    name="left",
+                    tap="tap0",
+                    netns="blue",
+                    addresses=["10.9.0.1/24"],
+                    wire=api.Wire(kind="netdev", name="eth0", netns="red"),
+                    non_ip="drop",
+                    policy_default_in="block",
+                )
+            )
+            await desk.call(api.AddSa(sa=SA))
+            (state,) = (await desk.call(api.ListAdapters(name="left"))).adapters
+            assert state == replace(reply.adapter, sa_count=1)
+            assert (state.state, state.reason, state.engine) == ("running", "", "reference")
+            assert state.tap == api.TapState(
+                name="tap0",
+                netns="blue",
+                mac="02:00:00:00:00:01",
+                mtu=1500,
+                mtu_default=True,
+                addresses=["10.9.0.1/24"],
+                up=True,
+                attached=False,
+                features={
+                    "tx-checksumming": "on",
+                    "tx-udp-segmentation": "off: the kernel refused it (EINVAL)",
+                },
+            )
+            assert (state.wire.kind, state.wire.name, state.wire.netns) == ("netdev", "eth0", "red")
+            assert (state.non_ip, state.policy_default_in, state.policy_default_out) == (
+                "drop",
+                "block",
+                "allow",
+            )
+            await desk.refused(api.ListAdapters(name="right"), "name")
+
+    run(work())
+
+
+def test_failed_adapter_is_shown_with_its_reason() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            desk.world.adapters.require("left").fail("the TAP was removed")
+            (state,) = (await desk.call(api.ListAdapters())).adapters
+            assert (state.state, state.reason) == ("failed", "the TAP was removed")
+            await desk.refused(api.AddSa(sa=SA), "adapter")
+            await desk.refused(api.AddPolicy(policy=POLICY), "adapter")
+            await desk.call(api.DeleteAdapter(name="left"))
+            await desk.refused(api.DeleteAdapter(name="left"), "name")
+
+    run(work())
+
+
+def test_adapter_whose_device_cannot_be_asked_is_still_shown() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            desk.world.host.refusals["lookup", "tap0"] = PortError("no")
+            (state,) = (await desk.call(api.ListAdapters())).adapters
+            assert (state.tap.mtu, state.tap.addresses, state.tap.mac) == (1500, ["10.9.0.1/24"], "")
+
+    run(work())
+
+
+def test_drops_are_counted_by_name_place_and_kernel_counter() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            adapter = desk.world.adapters.require("left")
+            adapter.engine.counters.drops[DropReason.IN_ICV] = 3
+            adapter.engine.counters.rx_offloaded = 5
+            adapter.tap.counters.drops["tap_write"] = 2
+            adapter.wire.counters.drops["wire_down"] = 1
+            adapter.wire.counters.rx_bytes = 99
+            adapter.forwarder.errors = 4
+            await desk.call(api.AddSa(sa=SA))
+            (one,) = (await desk.call(api.GetStatistics())).adapters
+            assert [(drop.name, drop.place, drop.packets, drop.xfrm_stat) for drop in one.drops] == [
+                ("in_icv", "card", 3, "XfrmInStateProtoError"),
+                ("tap_write", "tap", 2, ""),
+                ("wire_down", "wire", 1, ""),
+            ]
+            assert (one.card.rx_offloaded, one.wire.rx_bytes, one.forwarder_errors) == (5, 99, 4)
+            assert [state.sa.encryption_key for state in one.sas] == [None]
+
+    run(work())
+
+
+def test_table_of_reasons_is_given_whole() -> None:
+    async def work() -> None:
+        reasons = (await Desk().call(api.ListDropReasons())).reasons
+        assert [(one.name, one.text, one.xfrm_stat) for one in reasons] == [
+            (one.value, one.text, one.xfrm_stat) for one in DropReason
+        ]
+
+    run(work())
+
+
+def test_capabilities_name_every_algorithm_with_its_weakness() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            (one,) = (await desk.call(api.GetCapabilities())).adapters
+            assert [row.name for row in one.encryptions] == [row.name for row in ENCRYPTIONS]
+            assert [row.name for row in one.integrities] == [row.name for row in INTEGRITIES]
+            weak = {row.name for row in [*one.encryptions, *one.integrities] if row.weak}
+            assert weak == {"des-cbc", "3des-cbc", "hmac-md5-96"}
+            assert all(row.supported for row in one.encryptions)
+            assert (one.ndis.sa_offload_capacity, one.ndis.esp) == (131072, True)
+            assert "tx-checksumming" in one.tap_features
+
+    run(work())
+
+
+def test_daemon_introduces_itself() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            reply = await desk.call(api.GetDaemon())
+            assert (reply.engine, reply.loop, reply.config, reply.adapter_count) == (
+                "reference",
+                "asyncio",
+                "/etc/vnic/vnic.toml",
+                1,
+            )
+            assert (reply.uptime_s, reply.started) == (100.0, "2023-11-14T22:11:40.000000Z")
+
+    run(work())
+
+
+def test_monitor_hears_changes_and_no_key(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            listening = desk.handlers.stream(api.Monitor())
+            assert (await anext(listening)).event.kind == "subscribed"
+            await desk.call(api.AddSa(sa=SA))
+            await desk.call(api.AddPolicy(policy=POLICY))
+            await desk.call(api.DeleteAdapter(name="left"))
+            heard = [(await anext(listening)).event for _ in range(4)]
+            assert [event.kind for event in heard] == [
+                "sa_added",
+                "policy_added",
+                "adapter_changed",
+                "adapter_deleted",
+            ]
+            numbers = [event.sequence_number for event in heard]
+            assert numbers == list(range(numbers[0], numbers[0] + 4))
+            assert KEY not in str(heard)
+            await listening.aclose()  # type: ignore[attr-defined]
+
+    with caplog.at_level(logging.DEBUG):
+        run(work())
+    assert KEY not in caplog.text
+
+
+# --------------------------------------------------------------------------------------------- keys
+
+
+def test_keys_are_exported_for_wireshark() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            await desk.call(api.AddSa(sa=SA))
+            cbc = replace(
+                IN,
+                encryption="aes-cbc-128",
+                encryption_key="01" * 16,
+                integrity="hmac-sha256-128",
+                integrity_key="02" * 32,
+                esn=True,
+                sequence_number=5 << 32,
+            )
+            await desk.call(api.AddSa(sa=cbc))
+            lines = (await desk.call(api.ExportKeys(format="wireshark"))).lines
+            assert lines == [
+                '"IPv4","10.9.0.1","10.9.0.2","0x00000100",'
+                f'"AES-GCM with 16 octet ICV [RFC4106]","0x{KEY}","NULL","","32-bit","0x0"',
+                '"IPv4","10.9.0.2","10.9.0.1","0x00000200",'
+                f'"AES-CBC [RFC3602]","0x{"01" * 16}","HMAC-SHA-256-128 [RFC4868]","0x{"02" * 32}",'
+                '"64-bit","0x5"',
+            ]
+            await desk.refused(api.ExportKeys(format="pgp"), "format")
+
+    run(work())

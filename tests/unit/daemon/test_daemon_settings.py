@@ -1,0 +1,101 @@
+"""What an adapter may be asked to be, and how to get from one setting to another."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vnic.control.interface import AddAdapter, SetAdapter, Wire
+from vnic.daemon.settings import change, checked
+from vnic.errors import RequestError
+
+PLAIN = checked(AddAdapter(name="left", tap="tap0"))
+
+
+def test_what_is_left_out_gets_its_default() -> None:
+    filled = checked(AddAdapter(name="left", tap="tap0"))
+    assert filled == AddAdapter(
+        name="left",
+        tap="tap0",
+        addresses=[],
+        features_off=[],
+        wire=Wire(kind="none"),
+        non_ip="pass",
+        policy_default_in="allow",
+        policy_default_out="allow",
+    )
+    assert checked(filled) == filled
+
+
+@pytest.mark.parametrize("name", ["a", "left.2", "x" * 32, "A-b_c.9"])
+def test_good_names_pass(name: str) -> None:
+    assert checked(replace(PLAIN, name=name)).name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "x" * 33}, "name"),
+        ({"name": "a\n"}, "name"),
+        ({"name": "ä"}, "name"),
+        ({"tap": ""}, "tap"),
+        ({"tap": "tap%d"}, "tap"),
+        ({"netns": "../x"}, "netns"),
+        ({"mtu": 0}, "mtu"),
+        ({"mtu": -5}, "mtu"),
+        ({"mac": "02:00:00:00:00"}, "mac"),
+        ({"addresses": ["10.0.0.1/33"]}, "address"),
+        ({"features_off": ["tso"]}, "offload"),
+        ({"wire": Wire(kind="link")}, "wire.name"),
+        ({"wire": Wire(kind="netdev")}, "wire.name"),
+        ({"wire": Wire(kind="none", name="x")}, "wire.name"),
+        ({"wire": Wire(kind="link", name="left")}, "wire.name"),
+        ({"wire": Wire(kind="tap", name="tap0")}, "wire.name"),
+    ],
+)
+def test_values_no_adapter_can_have_are_refused(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        checked(replace(PLAIN, **changes))
+    assert caught.value.field == field
+
+
+def test_the_same_tap_name_in_another_namespace_is_another_device() -> None:
+    checked(replace(PLAIN, wire=Wire(kind="tap", name="tap0", netns="red")))
+
+
+def test_no_difference_changes_nothing() -> None:
+    assert change(PLAIN, PLAIN) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "request_values"),
+    [
+        ({"mtu": 1400}, {"mtu": 1400}),
+        ({"mac": "02:00:00:00:00:09"}, {"mac": "02:00:00:00:00:09"}),
+        ({"wire": Wire(kind="netdev", name="eth0")}, {"wire": Wire(kind="netdev", name="eth0")}),
+        ({"non_ip": "drop", "policy_default_in": "block"}, {"non_ip": "drop", "policy_default_in": "block"}),
+        ({"addresses": ["10.0.0.1/24"]}, {"addresses": ["10.0.0.1/24"]}),
+    ],
+)
+def test_what_can_be_set_is_set_in_place(changes: dict[str, Any], request_values: dict[str, Any]) -> None:
+    assert change(PLAIN, replace(PLAIN, **changes)) == (False, SetAdapter(name="left", **request_values))
+
+
+def test_mtu_that_is_no_longer_fixed_goes_back_to_the_default() -> None:
+    fixed = replace(PLAIN, mtu=1400)
+    assert change(fixed, PLAIN) == (False, SetAdapter(name="left", mtu=0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({}, {"tap": "tap9"}),
+        ({}, {"netns": "red"}),
+        ({}, {"features_off": ["tx-checksumming"]}),
+        ({"addresses": ["10.0.0.1/24"]}, {}),
+        ({"mac": "02:00:00:00:00:09"}, {}),
+    ],
+)
+def test_what_cannot_be_set_needs_a_new_adapter(old: dict[str, Any], new: dict[str, Any]) -> None:
+    assert change(replace(PLAIN, **old), replace(PLAIN, **new)).remake
