@@ -45,6 +45,7 @@ OUTER_ADDRESS = {LEFT: "192.0.2.1", RIGHT: "192.0.2.2"}
 
 REFERENCE_DEVICE = "ref"
 CONGESTION_CONTROL = "cubic"
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class LabError(Exception):
@@ -63,9 +64,12 @@ def raise_on_signals() -> None:
     """Make Ctrl-C, SIGTERM and SIGHUP end the run through its clean-up."""
 
     def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+        # A second Ctrl-C must not interrupt the clean-up that the first one asked for.
+        for other in ENDING_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
         raise Interrupted(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING_SIGNALS:
         signal.signal(number, interrupt)
 
 
@@ -322,12 +326,11 @@ def _inside(namespace: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    before = [signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(ENDING_SIGNALS, before, strict=True):
             signal.signal(number, handler)
 
 

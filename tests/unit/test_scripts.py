@@ -86,6 +86,15 @@ def test_without_root_the_entry_says_how_to_start_it(name: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("name", ["demo", "bench", "test"])
+def test_without_tun_device_the_entry_says_what_to_do(name: str) -> None:
+    hide = '[ ! -d /dev/net ] || mount -t tmpfs none /dev/net; exec "$0"'
+    done = run(with_root(["unshare", "--mount", "sh", "-c", hide, SCRIPTS / name]))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{name}: needs /dev/net/tun")
+    assert "modprobe tun" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "allowed"),
     [(["setup", "everything"], "demo, bench, check, test"), (["check", "--quick"], "--fix, --static")],
