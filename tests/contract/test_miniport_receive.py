@@ -309,6 +309,16 @@ def test_inner_packet_that_is_none_ends_the_walk(cut: int) -> None:
         assert broken in opened
 
 
+def test_esp_behind_extension_headers_inside_a_tunnel_is_opened() -> None:
+    cipher = wire(CBC_SHA1, addresses=INNER_V6)[54:]
+    inside = ip(INNER_V6, 60, bytes((ESP, 0, 1, 4, 0, 0, 0, 0)) + cipher)
+    nic = receiver(CBC_SHA1, addresses=INNER_V6)
+    nic.add(GCM, inbound=True, portion=Mode.TUNNEL)
+    info, opened = nic.open(wire(GCM, inside, 41))
+    assert good(info).next_crypto_done
+    assert PAYLOAD in opened
+
+
 def test_packet_inside_transport_mode_is_not_looked_into() -> None:
     inside = wire(CBC_SHA1, addresses=INNER_V4)[14:]
     nic = receiver(CBC_SHA1, addresses=INNER_V4)
@@ -573,6 +583,24 @@ def test_esp_too_short_for_a_trailer_fails(bytes_of_text: int) -> None:
     failed(receiver(GCM), ethernet(ip(V4, ESP, packet)), CryptoStatus.INVALID_PACKET_SYNTAX)
 
 
+@pytest.mark.parametrize("addresses", [V4, V6], ids=["v4", "v6"])
+@pytest.mark.parametrize("sa", [GCM, AH_SHA256], ids=suite_id)
+def test_spi_behind_the_end_of_the_packet_is_not_read(sa: Sa, addresses: tuple[bytes, bytes]) -> None:
+    """The bytes are there, but the IP header says that they are no part of the packet."""
+    nic = receiver(sa, addresses=addresses)
+    frame = bytearray(wire(sa, addresses=addresses))
+    readable = 4 if sa is GCM else 8
+    for length in range(12):
+        if addresses is V4:
+            frame[16:18] = (20 + length).to_bytes(2, "big")
+        else:
+            frame[18:20] = length.to_bytes(2, "big")
+        if length < readable:
+            untouched(nic, bytes(frame))
+        else:
+            failed(nic, bytes(frame), CryptoStatus.INVALID_PACKET_SYNTAX)
+
+
 def test_ip_length_beyond_the_frame_stays_untouched() -> None:
     frame = wire(GCM)
     for short in (frame[:-1], frame[:60], frame[:42]):
@@ -638,6 +666,14 @@ def test_extended_number_is_followed_across_the_wrap_in_any_order(sas: Sa) -> No
     frames = {number: sealed(peer, sas, framed(sas, PAYLOAD, sequence=number), handle) for number in numbers}
     for number in (0xFFFFFFF0, 1 << 32 | 1, 0xFFFFFFFF, 1 << 32, 0xFFFFFFFE, 1 << 32 | 2):
         good(nic.open(frames[number])[0])
+
+
+@pytest.mark.parametrize("sas", [replace(GCM, esn=True), replace(AH_SHA256, esn=True)], ids=suite_id)
+def test_extended_number_is_followed_through_many_wraps(sas: Sa) -> None:
+    peer, nic = Nic(), receiver(sas)
+    handle = peer.add(sas)
+    for number in range(0x7FFFFFFF, 5 << 32, 0x7FFFFFF1):
+        good(nic.open(sealed(peer, sas, framed(sas, PAYLOAD, sequence=number), handle))[0])
 
 
 @pytest.mark.parametrize("high", [0, 1, 5, 0xFFFFFFFF])

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from nic_frames import (
@@ -37,8 +38,8 @@ PAYLOAD = udp(b"what the host sends")
 BUNDLE = (GCM, AH_SHA256)
 
 
-def refused(nic: Nic, frame: bytes, handle: OffloadHandle, **offsets: int) -> bool:
-    buffer = nic.seal(frame, transmit(handle, **offsets))  # type: ignore[arg-type]
+def refused(nic: Nic, frame: bytes, handle: OffloadHandle, **offsets: Any) -> bool:
+    buffer = nic.seal(frame, transmit(handle, **offsets))
     return buffer.status is NdisStatus.FAILURE
 
 
@@ -124,21 +125,21 @@ def test_bundle_is_sealed_esp_first_and_ah_over_the_result() -> None:
 
 
 def both_portions(
-    transport: object, tunnel: object, outer: tuple[bytes, bytes], inner: tuple[bytes, bytes]
+    transport: Any, tunnel: Any, outer: tuple[bytes, bytes], inner: tuple[bytes, bytes]
 ) -> tuple[bytes, Framed, Framed]:
     """A transport portion inside a tunnel portion: the frame, and where each portion's things are."""
-    inside = framed(transport, PAYLOAD, UDP, inner)  # type: ignore[arg-type]
+    inside = framed(transport, PAYLOAD, UDP, inner)
     packet = inside.frame[14:]
-    around = framed(tunnel, packet, 4 if len(inner[0]) == 4 else 41, outer)  # type: ignore[arg-type]
+    around = framed(tunnel, packet, 4 if len(inner[0]) == 4 else 41, outer)
     return around.frame, inside, around
 
 
-PORTIONS = {
+PORTIONS: dict[str, Any] = {
     "esp": esp("aes-gcm-256", spi=0x3001),
     "ah": ah("aes-gmac-128", spi=0x3002),
     "ah esp": (esp("3des-cbc", "hmac-md5-96", spi=0x3003), ah("hmac-sha1-96", spi=0x3004)),
 }
-INSIDE = {
+INSIDE: dict[str, Any] = {
     "esp": esp("aes-cbc-256", "hmac-sha256-128", spi=0x4001),
     "ah": ah("hmac-sha256-128", spi=0x4002, icv=12),
     "ah esp": (esp("aes-cbc-128", spi=0x4003), ah("hmac-md5-96", spi=0x4004)),
@@ -151,16 +152,16 @@ INSIDE = {
 @pytest.mark.parametrize("tunnel", PORTIONS.values(), ids=PORTIONS)
 @pytest.mark.parametrize("transport", INSIDE.values(), ids=INSIDE)
 def test_transport_inside_tunnel_is_sealed_and_opened_portion_by_portion(
-    transport: object, tunnel: object, outer: tuple[bytes, bytes], inner: tuple[bytes, bytes]
+    transport: Any, tunnel: Any, outer: tuple[bytes, bytes], inner: tuple[bytes, bytes]
 ) -> None:
     ours, theirs = Nic(), Nic()
     frame, inside, around = both_portions(transport, tunnel, outer, inner)
     handles = [
-        ours.add(transport, inner),  # type: ignore[arg-type]
-        ours.add(tunnel, outer, portion=Mode.TUNNEL),  # type: ignore[arg-type]
+        ours.add(transport, inner),
+        ours.add(tunnel, outer, portion=Mode.TUNNEL),
     ]
-    theirs.add(transport, inner, inbound=True)  # type: ignore[arg-type]
-    theirs.add(tunnel, outer, inbound=True, portion=Mode.TUNNEL)  # type: ignore[arg-type]
+    theirs.add(transport, inner, inbound=True)
+    theirs.add(tunnel, outer, inbound=True, portion=Mode.TUNNEL)
     shift = around.text - 14
     info = transmit(
         handles[0],
@@ -181,8 +182,8 @@ def test_transport_inside_tunnel_is_sealed_and_opened_portion_by_portion(
 def test_transport_inside_tunnel_needs_the_capability() -> None:
     nic = Nic.able(transport_tunnel_combined=False)
     frame, inside, around = both_portions(INSIDE["esp"], PORTIONS["esp"], V4, INNER_V4)
-    transport = nic.add(INSIDE["esp"], INNER_V4)  # type: ignore[arg-type]
-    tunnel = nic.add(PORTIONS["esp"], V4)  # type: ignore[arg-type]
+    transport = nic.add(INSIDE["esp"], INNER_V4)
+    tunnel = nic.add(PORTIONS["esp"], V4)
     info = transmit(transport, tunnel=tunnel, esp_offset=around.text - 14 + inside.esp - 14)
     assert nic.seal(frame, info).status is NdisStatus.FAILURE
 
@@ -191,8 +192,8 @@ def test_transport_inside_tunnel_needs_the_capability() -> None:
 def test_unknown_handle_of_either_portion_fails_the_send(wrong: str) -> None:
     nic = Nic()
     frame, inside, around = both_portions(INSIDE["esp"], PORTIONS["esp"], V4, INNER_V4)
-    transport = nic.add(INSIDE["esp"], INNER_V4)  # type: ignore[arg-type]
-    tunnel = nic.add(PORTIONS["esp"], V4)  # type: ignore[arg-type]
+    transport = nic.add(INSIDE["esp"], INNER_V4)
+    tunnel = nic.add(PORTIONS["esp"], V4)
     handles = {
         "transport": (OffloadHandle(70), tunnel),
         "tunnel": (transport, OffloadHandle(70)),
@@ -204,14 +205,15 @@ def test_unknown_handle_of_either_portion_fails_the_send(wrong: str) -> None:
 
 @pytest.mark.rule(161)
 @pytest.mark.parametrize("sas", [GCM, AH_SHA256, BUNDLE], ids=["esp", "ah", "bundle"])
-def test_offsets_that_are_not_those_of_the_packet_fail_the_send(sas: object) -> None:
+def test_offsets_that_are_not_those_of_the_packet_fail_the_send(sas: Any) -> None:
     nic = Nic()
-    handle = nic.add(sas)  # type: ignore[arg-type]
-    one = framed(sas, PAYLOAD)  # type: ignore[arg-type]
+    handle = nic.add(sas)
+    one = framed(sas, PAYLOAD)
     right = one.info(handle)
     for field in ("ah_header_offset", "esp_header_offset"):
         for offset in {0, 4, 20, 24, 40, 4096, -20} - {getattr(right, field)}:
-            info = right._replace(**{field: offset})
+            change: dict[str, Any] = {field: offset}
+            info = right._replace(**change)
             assert nic.seal(one.frame, info).status is NdisStatus.FAILURE, (field, offset)
     assert nic.seal(one.frame, right).status is NdisStatus.SUCCESS
 
@@ -282,6 +284,46 @@ def test_header_of_the_other_protocol_fails_the_send() -> None:
     assert refused(nic, esp_frame.frame, bundle, ah_offset=20, esp_offset=48)
     assert refused(nic, ah_frame.frame, bundle, ah_offset=20, esp_offset=52)
     assert refused(nic, ethernet(ip(V4, UDP, PAYLOAD)), gcm, esp_offset=20)
+
+
+def test_packet_whose_protocol_field_says_otherwise_fails_the_send() -> None:
+    nic = Nic()
+    for sas, positions in ((GCM, [23]), (AH_SHA256, [23]), ((CBC_SHA1, AH_SHA256), [23, 34])):
+        handle = nic.add(sas)
+        one = framed(sas, PAYLOAD)
+        for position in positions:
+            for protocol in {UDP, 50, 51} - {one.frame[position]}:
+                frame = bytearray(one.frame)
+                frame[position] = protocol
+                assert nic.seal(bytes(frame), one.info(handle)).status is NdisStatus.FAILURE
+
+
+@pytest.mark.parametrize("sas", [GCM, AH_SHA256, (CBC_SHA1, AH_SHA256)], ids=["esp", "ah", "bundle"])
+def test_packet_that_ends_in_its_ipsec_headers_fails_the_send(sas: Any) -> None:
+    nic = Nic()
+    handle = nic.add(sas)
+    one = framed(sas, b"", 59)
+    for length in range(len(one.frame) - 34):
+        short = ethernet(ip(V4, one.frame[23], one.frame[34 : 34 + length]))
+        if sas is AH_SHA256 and length >= 32:
+            continue
+        assert nic.seal(short, one.info(handle)).status is NdisStatus.FAILURE, length
+
+
+@pytest.mark.parametrize("more", [1, 2, 3, 18, 19])
+def test_inner_packet_longer_than_its_tunnel_fails_the_send(more: int) -> None:
+    nic = Nic()
+    frame, inside, around = both_portions(INSIDE["ah"], PORTIONS["esp"], V4, INNER_V4)
+    transport = nic.add(INSIDE["ah"], INNER_V4)
+    tunnel = nic.add(PORTIONS["esp"], V4)
+    grown = bytearray(frame)
+    grown[around.text + 3] += more
+    # There is padding of the tunnel behind the inner packet, which it may not reach into.
+    info = transmit(transport, tunnel=tunnel, ah_offset=around.text - 14 + inside.ah - 14)
+    padding = frame[len(frame) - 18]
+    assert nic.seal(frame, info).status is NdisStatus.SUCCESS
+    expected = NdisStatus.FAILURE if more > padding else NdisStatus.SUCCESS
+    assert nic.seal(bytes(grown), info).status is expected
 
 
 def test_frame_that_is_not_ip_or_too_short_fails_the_send() -> None:

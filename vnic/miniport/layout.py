@@ -8,13 +8,14 @@ from __future__ import annotations
 import struct
 
 from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.packet.esp import ESP_HEADER_LENGTH
 from vnic.packet.ethernet import ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from vnic.packet.ip import ESP, IPV4_LENGTH, IPV6_LENGTH, IpHeader
 
 PLAIN_IPV4_START = ETHERNET_LENGTH + IPV4_LENGTH
 PLAIN_IPV6_START = ETHERNET_LENGTH + IPV6_LENGTH
 
-_MIN_LENGTH = PLAIN_IPV4_START + 8
+_MIN_LENGTH = PLAIN_IPV4_START + ESP_HEADER_LENGTH
 _VERSION_AND_LENGTH = 0x45
 _FRAGMENT_MASK = 0x3FFF
 """More fragments, and the offset."""
@@ -25,7 +26,7 @@ payload length), flags and fragment offset (IPv6 next header and hop limit), pro
 
 
 def plain_esp(frame: bytes | bytearray) -> tuple[int, int, int]:
-    """Find ESP in a whole IP packet without VLAN tag, options or extension headers.
+    """Find an ESP header in a whole IP packet without VLAN tag, options or extension headers.
 
     Returns:
         IP version, offset of the ESP header, offset behind the IP packet; zeros for any other shape.
@@ -40,12 +41,12 @@ def plain_esp(frame: bytes | bytearray) -> tuple[int, int, int]:
             first == _VERSION_AND_LENGTH
             and protocol == ESP
             and not fragment & _FRAGMENT_MASK
-            and PLAIN_IPV4_START <= end <= size
+            and PLAIN_IPV4_START + ESP_HEADER_LENGTH <= end <= size
         ):
             return 4, PLAIN_IPV4_START, end
     elif kind == ETHERTYPE_IPV6:
         end = PLAIN_IPV6_START + payload_length
-        if first >> 4 == 6 and fragment >> 8 == ESP and end <= size:
+        if first >> 4 == 6 and fragment >> 8 == ESP and PLAIN_IPV6_START + ESP_HEADER_LENGTH <= end <= size:
             return 6, PLAIN_IPV6_START, end
     return 0, 0, 0
 

@@ -68,12 +68,19 @@ def test_source_route_that_is_used_up_counts_with_the_destination_it_has() -> No
 
 @pytest.mark.parametrize(
     "options",
-    [b"\x07\x00\x01\x01", b"\x07\x01\x01\x01", b"\x07\x05\x01\x01", b"\x01\x01\x01\x07", b"\x83\x04\x04\x00"],
+    [
+        b"\x83\x08\x04" + bytes(5),
+        b"\x07\x00\x01\x01",
+        b"\x07\x01\x01\x01",
+        b"\x07\x05\x01\x01",
+        b"\x01\x01\x01\x07",
+        b"\x83\x04\x04\x00",
+    ],
 )
 def test_ipv4_options_that_do_not_fit_are_refused(options: bytes) -> None:
     packet = ipv4(*V4, AH, b"", options=options)
     with pytest.raises(PacketError):
-        immutable_header(packet, 0, 24)
+        immutable_header(packet, 0, len(packet))
 
 
 def extension(protocol: int, data: bytes) -> bytes:

@@ -75,5 +75,25 @@ def test_the_same_upper_half_changes_nothing() -> None:
     assert numbers.next(0) == upper(4 << 32)
 
 
+def test_the_same_upper_half_changes_nothing_when_numbers_are_missing() -> None:
+    numbers = ExtendedNumbers(3)
+    assert numbers.next(0xFFFFFFFF) == upper(3 << 32)
+    numbers.rebase(3)
+    assert numbers.next(2) == upper(4 << 32)
+
+
+def test_sender_follows_the_highest_number_not_the_last() -> None:
+    numbers = ExtendedNumbers(1)
+    assert numbers.next(0x10) == upper(1 << 32)
+    assert numbers.next(0xFFFFFFFF) == upper(0)
+    assert numbers.next(0x80000005) == upper(1 << 32)
+
+
+def test_only_numbers_of_the_first_half_may_be_of_the_next_upper_half() -> None:
+    middle = 1 << 31
+    assert ExtendedNumbers(5).candidates(middle) == (5 << 32 | middle,)
+    assert ExtendedNumbers(5).candidates(middle - 1) == (5 << 32 | middle - 1, 6 << 32 | middle - 1)
+
+
 def test_first_number_with_lower_half_zero_has_wrapped() -> None:
     assert ExtendedNumbers(8).next(0) == upper(9 << 32)

@@ -207,6 +207,7 @@ def test_sealer_refuses_what_does_not_fit_and_changes_nothing(pair: Callable[...
     unfit = [
         (start, end + 1),
         (start, end - 2),
+        (start, end + 16),
         (start + 4, end),
         (start, start + 8),
         (start, start),

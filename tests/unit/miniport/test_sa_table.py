@@ -74,6 +74,13 @@ def test_deleted_bundle_leaves_nothing_but_a_hash() -> None:
     assert {len(digest) for digest in table._retired} == {32}
 
 
+def test_key_in_use_again_is_retired_no_more() -> None:
+    nic = Nic()
+    nic.adapter.delete_sa(DeleteSa(nic.add(GCM)))
+    nic.add(GCM)
+    assert table_of(nic)._retired == {}
+
+
 def test_retired_keys_are_bounded_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sa_table, "_MAX_RETIRED_KEYS", 3)
     nic = Nic()
