@@ -28,7 +28,18 @@ from vnic.packet.ah import AH_FIXED_LENGTH, ah_length
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
 from vnic.packet.ethernet import ip_offset
 from vnic.packet.icmp import is_neighbour_discovery
-from vnic.packet.ip import AH, ESP, IPV4_IN_IP, IPV6_IN_IP, NO_NEXT_HEADER, TCP, UDP, IpHeader, parse_ip
+from vnic.packet.ip import (
+    AH,
+    ESP,
+    IPV4_IN_IP,
+    IPV4_LENGTH,
+    IPV6_IN_IP,
+    NO_NEXT_HEADER,
+    TCP,
+    UDP,
+    IpHeader,
+    parse_ip,
+)
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
 from vnic.transport.flow import flow_key
@@ -333,6 +344,8 @@ class Inbound:
             del frame[offset:payload]
             if len(frame) <= offset or frame[offset] >> 4 != (6 if next_header == IPV6_IN_IP else 4):
                 raise _Dropped(DropReason.IN_PROTOCOL, state)
+            if len(frame) < offset + IPV4_LENGTH:
+                raise PacketError("no room for an IP header in the tunnel")
             frame[offset - 2 : offset] = b"\x86\xdd" if next_header == IPV6_IN_IP else b"\x08\x00"
             self._decapsulate_traffic_class(frame, offset, outer, state)
             return
