@@ -263,12 +263,15 @@ class Inbound:
             and (state := self._lookup(frame, header)) is not None
         ):
             states.append(state)
+            portions += not inside
+            if portions > 1 + info.next_crypto_done or (header.protocol == ESP and not info.header_info_set):
+                # A layer that the NIC did not open; its number must not move the window.
+                raise _Dropped(DropReason.IN_CRYPTO, state)
             self._check_replay(frame, header, state)
             if header.protocol == ESP:
                 trailer = self._strip_esp(frame, header, state)
             else:
                 self._strip_ah(frame, header, state)
-            portions += not inside
             inside = state.sa.mode is Mode.TRANSPORT
             header = parse_ip(frame, offset)
         # The NIC says how far it got. Should the SA tables ever disagree, nothing it did not open passes.
