@@ -328,7 +328,8 @@ class Inbound:
             raise _Dropped(DropReason.IN_SYNTAX, state)
         next_header = frame[start]
         payload = start + ah_length(frame[start + 1])
-        if payload > header.end:
+        shortest = start + AH_FIXED_LENGTH + state.sa.iv_length + state.sa.icv_length
+        if not shortest <= payload <= header.end:
             raise _Dropped(DropReason.IN_SYNTAX, state)
         if next_header == NO_NEXT_HEADER:
             raise _Dropped(DropReason.IN_DUMMY, state)
