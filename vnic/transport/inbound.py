@@ -25,6 +25,7 @@ from vnic.ipsec.sequence import infer_extended
 from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
 from vnic.ndis.status import CryptoStatus
 from vnic.packet.ah import AH_FIXED_LENGTH, ah_length
+from vnic.packet.checksum import fold
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
 from vnic.packet.ethernet import ip_offset
 from vnic.packet.icmp import is_neighbour_discovery
@@ -380,14 +381,11 @@ class Inbound:
             frame[offset] = 0x60 | value >> 4
             frame[offset + 1] = (value & 0x0F) << 4 | frame[offset + 1] & 0x0F
         else:
-            header = parse_ip(frame, offset)
+            # Changed, not computed anew: a wrong checksum stays wrong (RFC 1624).
+            complement = 0xFFFF - (frame[offset + 10] << 8 | frame[offset + 11])
             frame[offset + 1] = value
-            frame[offset : header.payload_offset] = with_protocol(
-                bytes(frame[offset : header.payload_offset]),
-                header.protocol,
-                9,
-                header.end - header.payload_offset,
-            )
+            changed = fold(complement + 0xFFFF + value - inner_class)
+            frame[offset + 10 : offset + 12] = (0xFFFF - changed).to_bytes(2, "big")
 
     def _judge(self, frame: bytearray, header: IpHeader, states: tuple[SaState, ...], now: float) -> None:
         """Policy check of an opened packet against the SAs that protected it."""
