@@ -52,6 +52,7 @@ _CALL_BY_NAME = {f"{INTERFACE}.{request.__name__}": request for request in CALLS
 _METHOD_LIMIT = 255
 _BACKLOG = 64
 _SOCKET_MODE = 0o660
+_LAST_WORDS_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,14 @@ class Server:
         )
 
     async def close(self, grace_s: float = 0.5) -> None:
-        """Accept nobody any more, give calls under way a moment to be answered, and hang up."""
+        """Accept nobody any more, give calls under way a moment to be answered, and hang up.
+
+        Listeners get a moment to hear the last event.
+        """
         if self._server is not None:
             self._server.close()
+        if any(one.streaming for one in self.connections):
+            await asyncio.sleep(_LAST_WORDS_S)
         working = {one.task for one in self.connections if one.task is not None and not one.streaming}
         if working:
             await asyncio.wait(working, timeout=grace_s)

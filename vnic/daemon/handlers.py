@@ -390,7 +390,7 @@ class Handlers:
         self._check_keys_may_show("format")
         return api.KeysReply(
             lines=[
-                wireshark_line(report.sa)
+                wireshark_line(report.sa, report.sequence_number)
                 for adapter in self._adapters.chosen(request.adapter)
                 for report in adapter.engine.sas()
             ]

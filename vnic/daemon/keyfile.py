@@ -28,8 +28,14 @@ _INTEGRITIES = {
 }
 
 
-def wireshark_line(sa: SecurityAssociation) -> str:
-    """Write the line of one SA; for what Wireshark cannot open a comment that says so."""
+def wireshark_line(sa: SecurityAssociation, sequence_number: int) -> str:
+    """Write the line of one SA; for what Wireshark cannot open a comment that says so.
+
+    The last two fields came with Wireshark 4.2; older ones leave them out with a warning.
+
+    Args:
+        sequence_number: the live one; Wireshark takes its upper half for all packets of an ESN.
+    """
     refusal = ""
     encryption = integrity = "NULL"
     if sa.protocol is IpsecProtocol.AH or sa.encryption is None:
@@ -53,6 +59,6 @@ def wireshark_line(sa: SecurityAssociation) -> str:
         integrity,
         f"0x{sa.integrity_key.reveal().hex()}" if len(sa.integrity_key) else "",
         "64-bit" if sa.esn else "32-bit",
-        f"{sa.sequence_number >> 32:#x}",
+        f"{sequence_number >> 32:#x}",
     )
     return ",".join(f'"{field}"' for field in fields)

@@ -240,3 +240,7 @@ def _listen(control: Control, access: Access) -> socket.socket:
     except OSError as error:
         raise ControlError(f"cannot make {directory} for the control socket: {error.strerror}") from error
     return listen(control.socket, access.socket_group)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
