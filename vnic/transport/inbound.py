@@ -206,6 +206,7 @@ class Inbound:
             or frame[trailer + 1] != IPV4_IN_IP
             or (pad_length and frame[end:trailer] != PADDING[:pad_length])
             or frame[15] & 1  # an outer ECT(1) or CE may change the inner field
+            or int.from_bytes(frame[14:34], "big") % 65535  # damaged
             or sa.decap_dscp
         ):
             return False
@@ -265,6 +266,8 @@ class Inbound:
         ):
             states.append(state)
             portions += not inside
+            if header.version == 4 and not _header_is_whole(frame, header):
+                raise PacketError("damaged IPv4 header")
             if portions > 1 + info.next_crypto_done or (header.protocol == ESP and not info.header_info_set):
                 # A layer that the NIC did not open; its number must not move the window.
                 raise _Dropped(DropReason.IN_CRYPTO, state)
@@ -457,6 +460,12 @@ class Inbound:
             destination=destination,
             sequence_number=drop.sequence_number,
         )
+
+
+def _header_is_whole(frame: bytearray, header: IpHeader) -> bool:
+    """Whether the checksum of an IPv4 header is right; the host never sees this header as it came, so it
+    is checked here (RFC 1122 §3.2.1.2)."""
+    return int.from_bytes(frame[header.offset : header.payload_offset], "big") % 65535 == 0
 
 
 def _traffic_class(header: bytes | bytearray) -> int:
