@@ -34,8 +34,8 @@ from vnic.packet.vnet import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
 SAMPLES_PER_SECOND = 1000
 FRAMES_PER_BURST = 4
 SEGMENTS_PER_FRAME = 45
-"""Of 1400 bytes: just under 64 KiB."""
-SEGMENT_LENGTH = 1400
+"""As many of a 1500-byte wire as fit 64 KiB."""
+WIRE_MTU = 1500
 TCP_HEADER_LENGTH = 32
 ETHERNET = bytes.fromhex("0200000000020200000000010800")
 PACKAGE = f"{Path(vnic.__path__[0])}/"
@@ -78,7 +78,8 @@ class Stream:
         for sender, receiver in ((LEFT, RIGHT), (RIGHT, LEFT)):
             self._protect(protection, sender, receiver)
         self.sequence_number = 1
-        self.payload = os.urandom(SEGMENTS_PER_FRAME * SEGMENT_LENGTH)
+        self.segment_length = self.left.inner_mtu(WIRE_MTU) - 20 - TCP_HEADER_LENGTH
+        self.payload = os.urandom(SEGMENTS_PER_FRAME * self.segment_length)
         self.bytes_arrived = 0
         self.frames_arrived = 0
         self.wire_packets = 0
@@ -142,8 +143,8 @@ class Stream:
     def _data(self) -> NetBuffer:
         frame = tcp_frame(LEFT, RIGHT, self.sequence_number, 1, self.payload)
         self.sequence_number += len(self.payload)
-        header_length = 14 + 20 + TCP_HEADER_LENGTH
-        return NetBuffer(frame, VnetHeader(NEEDS_CSUM, GSO_TCPV4, header_length, SEGMENT_LENGTH, 34, 16))
+        vnet = VnetHeader(NEEDS_CSUM, GSO_TCPV4, 14 + 20 + TCP_HEADER_LENGTH, self.segment_length, 34, 16)
+        return NetBuffer(frame, vnet)
 
     def _acknowledgement(self) -> NetBuffer:
         frame = tcp_frame(RIGHT, LEFT, 1, self.sequence_number, b"")
