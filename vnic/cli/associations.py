@@ -266,8 +266,6 @@ def sa_of(found: Found, session: Session) -> Sa:
     words = found.get("sel", Found)
     selector = None if words is None else selector_of(words, "sel", ipv6=":" in dst)
     flags, mode, direction = flags_of(found), mode_of(found), direction_of(found)
-    if "align4" in flags and ":" in dst:
-        raise UsageError("is for IPv4", field="flag", value="align4", allowed="an SA over IPv6 without it")
     adapter_of(found)
     # Keys are read when nothing else is wrong, and the daemon is asked when the keys are right.
     protection = protection_of(found, proto, session.keys)
@@ -288,7 +286,8 @@ def sa_of(found: Found, session: Session) -> Sa:
         reqid=found.get("reqid", int),
         selector=selector,
         sequence_number=_sequence_number(found, session, src, dst),
-        ah_alignment=4 if "align4" in flags else None,
+        # As in the kernel the flag says something for AH over IPv4 only.
+        ah_alignment=4 if "align4" in flags and proto == "ah" and ":" not in dst else None,
         decap_dscp="decap-dscp" in flags or None,
         no_ecn="noecn" in flags or None,
         no_pmtu_discovery="nopmtudisc" in flags or None,
