@@ -316,15 +316,18 @@ class Sad:
 
     def _offload(self, sa: SecurityAssociation, sequence_number: int | None = None) -> OffloadHandle:
         number = sa.sequence_number if sequence_number is None else sequence_number
-        return self._miniport.add_sa(
-            AddSa(
-                inbound=sa.direction is Direction.INBOUND,
-                source=sa.source,
-                destination=sa.destination,
-                elements=(_element(sa, number),),
-                portion=sa.mode,
-            )
+        request = AddSa(
+            inbound=sa.direction is Direction.INBOUND,
+            source=sa.source,
+            destination=sa.destination,
+            elements=(_element(sa, number),),
+            portion=sa.mode,
         )
+        try:
+            return self._miniport.add_sa(request)
+        except OidError as error:
+            error.field = _word(error.field, sa)
+            raise
 
     def _withdraw(self, state: SaState) -> None:
         if state.handle:
@@ -408,6 +411,19 @@ def _element(sa: SecurityAssociation, sequence_number: int) -> SaElement:
         esn=sa.esn,
         sequence_number_high_order=sequence_number >> 32,
     )
+
+
+def _word(field: str, sa: SecurityAssociation) -> str:
+    """The word of an SA request that a member of AddSa stands for, where there is one."""
+    combined = sa.encryption is not None and sa.encryption.combined
+    words = {
+        "elements[0].encryption.": "aead" if combined else "enc",
+        "elements[0].authentication.": "auth",
+        "elements[0].spi": "spi",
+        "source": "src",
+        "destination": "dst",
+    }
+    return next((word for member, word in words.items() if field.startswith(member)), field)
 
 
 def _same_keys(old: SecurityAssociation, new: SecurityAssociation) -> bool:
