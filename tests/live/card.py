@@ -149,6 +149,8 @@ class Association:
     last_number: int = 0
     """Sequence number to begin behind."""
     window: int = 1024
+    flags: str = ""
+    """Flags beside esn."""
     number: int = field(default_factory=lambda: next(_numbers))
     reqid: int = 0
     """0 is `number`."""
@@ -180,7 +182,8 @@ class Association:
         if self.last_number:
             word = "replay-oseq" if direction == "out" else "replay-seq"
             words += [f"{word} {self.last_number & 0xFFFFFFFF}", f"{word}-hi {self.last_number >> 32}"]
-        words += ["flag esn"] if self.esn else []
+        flags = [*(["esn"] if self.esn else []), *self.flags.split()]
+        words += ["flag", *flags] if flags else []
         words += [f"offload packet dev {adapter} dir {direction}"]
         return " ".join(words)
 
