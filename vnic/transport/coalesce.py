@@ -111,10 +111,10 @@ class _Run:
     def _add_payload_sum(self, frame: bytearray, size: int, position: int) -> None:
         """Add the payload's sum, as the segment's own checksum implies it: all words sum to zero."""
         header = int.from_bytes(frame[self._layer4 : self._payload], "big")
-        payload_sum = -(self._address_sum + self._payload - self._layer4 + size + header) % 65535
+        total = self._address_sum + self._payload - self._layer4 + size + header
         if position & 1:
-            payload_sum <<= 8  # at an odd place the bytes of each word swap (RFC 1071 §2 (B))
-        self._payload_sum += payload_sum
+            total <<= 8  # at an odd place the bytes of each word swap (RFC 1071 §2 (B))
+        self._payload_sum -= total
 
     def finish(self) -> NetBuffer:
         """The segment itself if nothing joined it, else the superframe."""
@@ -137,7 +137,7 @@ class _Run:
             + length
             - layer4
             + ones_complement_sum(frame[layer4:payload])
-            + self._payload_sum
+            + self._payload_sum % 65535
         )
         _U16.pack_into(frame, layer4 + 16, 0xFFFF - fold(total))
         kind = GSO_TCPV4 if layer4 == _IPV4_TCP_START else GSO_TCPV6

@@ -193,7 +193,7 @@ class Inbound:
         if state is None or (frame[16] << 8 | frame[17]) != len(frame) - 14:
             return False
         sa = state.sa
-        payload = 42 + sa.iv_length
+        payload = 42 + state.iv_length
         trailer = len(frame) - sa.icv_length - ESP_TRAILER_LENGTH
         pad_length = info.pad_length
         end = trailer - pad_length
@@ -222,7 +222,8 @@ class Inbound:
         assert window is not None
         if sa.esn:
             number = infer_extended(number, window.top)
-        if window.check(number) is not ReplayVerdict.NEW:
+        # A number beyond the window is new without a look (`ReplayWindow.check`).
+        if number <= window.top and window.check(number) is not ReplayVerdict.NEW:
             return False
         window.advance(number)
         del frame[end:]

@@ -40,6 +40,7 @@ class SaState:
 
     Attributes:
         sa: the agreement itself.
+        iv_length: bytes of explicit IV in each packet, kept because each packet asks.
         handle: what the NIC calls the bundle this SA is offloaded in.
         handles: that one and some it had before, the first among them; requests may still quote them.
         partner: the other SA of that bundle (AH for ESP, ESP for AH), or None.
@@ -55,6 +56,7 @@ class SaState:
         "exhaustion_told",
         "handle",
         "handles",
+        "iv_length",
         "partner",
         "sa",
         "sequence",
@@ -64,6 +66,7 @@ class SaState:
 
     def __init__(self, sa: SecurityAssociation, now: float) -> None:
         self.sa = sa
+        self.iv_length = sa.iv_length
         self.handle = _NO_HANDLE
         self.handles: list[OffloadHandle] = []
         self.partner: SaState | None = None
