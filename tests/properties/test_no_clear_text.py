@@ -1,0 +1,182 @@
+"""Under a policy that protects, nothing leaves in clear but ARP, neighbour discovery and what is not IP."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import ICMPv6ND_NS, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
+from scapy.layers.l2 import ARP, Dot1Q
+from scapy.packet import Raw
+from transport_lab import (
+    AH,
+    ANY,
+    ANY6,
+    ESP,
+    ETHER,
+    FAR,
+    NEAR,
+    OUT,
+    TRANSPORT,
+    TUNNEL,
+    Card,
+    association,
+    frame_of,
+    policy,
+    selector,
+    template,
+)
+
+from vnic.ndis.netbuffer import NetBuffer
+from vnic.ndis.status import NdisStatus
+from vnic.packet.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
+
+MARK = b"CLEARTEXT-CLEARTEXT-CLEARTEXT-CLEARTEXT!"
+V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
+V6 = {"src": "fd01::1", "dst": "fd02::1"}
+
+CORPUS = [
+    bytes(frame_of(packet))
+    for packet in (
+        IP(**V4) / TCP(sport=1, dport=80, flags="PA") / (MARK * 20),
+        IP(**V4) / UDP(sport=1, dport=53) / (MARK * 20),
+        IP(**V4) / ICMP() / MARK,
+        IP(**V4, options=[IPOption_NOP()] * 8) / UDP() / MARK,
+        IP(**V4, flags="MF", id=1) / UDP() / MARK,
+        IP(**V4, frag=9, proto=6) / Raw(MARK),
+        IP(**V4, proto=50) / Raw(bytes(8) + MARK),
+        IP(**V4, proto=51) / Raw(bytes([6, 4]) + bytes(22) + MARK),
+        IPv6(**V6) / TCP(sport=1, dport=80, flags="PA") / (MARK * 20),
+        IPv6(**V6) / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / UDP() / MARK,
+        IPv6(**V6) / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt() / TCP(dport=80) / MARK,
+        IPv6(**V6) / IPv6ExtHdrFragment(offset=7, nh=60) / Raw(MARK),
+        IPv6(**V6, hlim=255) / ICMPv6ND_NS() / MARK,
+        ETHER / Dot1Q(vlan=1) / IP(**V4) / UDP() / MARK,
+        ETHER / Dot1Q(vlan=1) / Dot1Q(vlan=2) / IPv6(**V6) / UDP() / MARK,
+        ETHER / ARP() / MARK,
+    )
+]
+
+FRAMES = st.one_of(
+    st.binary(max_size=200),
+    st.builds(
+        lambda frame, cut, changes: _changed(frame, cut, changes),
+        st.sampled_from(CORPUS),
+        st.integers(0, 60),
+        st.lists(st.tuples(st.integers(0, 110), st.integers(0, 255)), max_size=4),
+    ),
+)
+VNETS = st.one_of(
+    st.none(),
+    st.builds(
+        VnetHeader,
+        st.sampled_from([0, NEEDS_CSUM]),
+        st.sampled_from([0, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, 3, 0x81, 77]),
+        st.integers(0, 100),
+        st.sampled_from([0, 1, 30, 100, 1448, 65535]),
+        st.sampled_from([0, 14, 34, 54, 200, 65535]),
+        st.sampled_from([0, 6, 16, 65535]),
+    ),
+)
+
+
+def _changed(frame: bytes, cut: int, changes: list[tuple[int, int]]) -> bytes:
+    data = bytearray(frame[: len(frame) - cut] if cut else frame)
+    for at, value in changes:
+        if at < len(data):
+            data[at] = value
+    return bytes(data)
+
+
+TUNNELLED = template(ESP, TUNNEL, NEAR, FAR)
+
+
+def tunnel_card() -> Card:
+    card = Card()
+    for family in (ANY, ANY6):
+        card.spd.add(policy(OUT, family, TUNNELLED))
+    card.sad.add(association(), 0.0)
+    return card
+
+
+def port_card() -> Card:
+    """Policies that name ports first, then everything else."""
+    card = Card()
+    for source, far in (("0.0.0.0/0", "0.0.0.0/0"), ("::/0", "::/0")):
+        card.spd.add(policy(OUT, selector(source, far, 6, None, 80), TUNNELLED))
+        card.spd.add(policy(OUT, selector(source, far, 17, None, 53), TUNNELLED, priority=1))
+        card.spd.add(policy(OUT, selector(source, far), TUNNELLED, priority=2))
+    card.sad.add(association(encryption="aes-cbc-128", integrity="hmac-sha1-96"), 0.0)
+    return card
+
+
+def transport_card() -> Card:
+    card = Card()
+    for family in (ANY, ANY6):
+        card.spd.add(policy(OUT, family, template(ESP, TRANSPORT), template(AH, TRANSPORT)))
+    for near, far in (("10.1.0.1", "10.2.0.1"), ("fd01::1", "fd02::1")):
+        card.sad.add(association(OUT, TRANSPORT, near, far), 0.0)
+        card.sad.add(association(OUT, TRANSPORT, near, far, protocol=AH), 0.0)
+    return card
+
+
+def bare_card() -> Card:
+    card = Card()
+    for family in (ANY, ANY6):
+        card.spd.add(policy(OUT, family, TUNNELLED))
+    return card
+
+
+CARDS = st.sampled_from([tunnel_card, port_card, transport_card, bare_card])
+
+
+def may_be_clear(frame: bytes | bytearray) -> bool:
+    """Whether a frame is none of policy's business, read without the code under test."""
+    at = 12
+    for _ in range(2):
+        if frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
+            at += 4
+    kind = bytes(frame[at : at + 2])
+    if kind not in (b"\x08\x00", b"\x86\xdd"):
+        return True
+    ip = at + 2
+    if frame[ip] >> 4 != 6:
+        return False
+    # RFC 4861: ICMPv6 types 133 to 137 with hop limit 255, whatever extension headers precede them
+    protocol, position = frame[ip + 6], ip + 40
+    while protocol in (0, 43, 44, 60):
+        protocol, position = (
+            frame[position],
+            position + (8 if protocol == 44 else 8 + 8 * frame[position + 1]),
+        )
+    return frame[ip + 7] == 255 and protocol == 58 and frame[position] in range(133, 138)
+
+
+@settings(max_examples=600, deadline=None)
+@given(CARDS, FRAMES, VNETS)
+@example(tunnel_card, CORPUS[0], VnetHeader(NEEDS_CSUM, GSO_TCPV4, 0, 100, 34, 16))
+@example(transport_card, CORPUS[8], VnetHeader(NEEDS_CSUM, GSO_TCPV6, 0, 100, 54, 16))
+@example(port_card, CORPUS[11], None)
+def test_nothing_ip_leaves_without_the_nic(make, frame: bytes, vnet: VnetHeader | None) -> None:  # type: ignore[no-untyped-def]
+    card = make()
+    burst = card.framed(bytearray(frame), vnet=vnet)
+    for buffer in burst:
+        assert buffer.vnet is None
+        if buffer.transmit is None:
+            assert may_be_clear(buffer.frame)
+        else:
+            assert card.nic.bundles[buffer.transmit.offload_handle]
+    protected = [buffer for buffer in burst if buffer.transmit is not None]
+    card.nic.send(protected)
+    for buffer in protected:
+        assert buffer.status is NdisStatus.SUCCESS
+        assert MARK[:10] not in buffer.frame
+    assert burst or sum(card.drops.values()) >= 1
+
+
+def test_every_frame_of_the_corpus_is_protected_or_dropped_or_exempt() -> None:
+    card = tunnel_card()
+    outcome = [card.outbound.send([NetBuffer(bytearray(frame))], 1.0) for frame in CORPUS]
+    clear = [index for index, burst in enumerate(outcome) for buffer in burst if buffer.transmit is None]
+    assert clear == [12, 15]
+    assert all(len(burst) == 1 for burst in outcome)
