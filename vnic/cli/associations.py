@@ -35,12 +35,12 @@ SMALLEST_WINDOW = 64
 """Packets; `ip xfrm` lines often say 32, the size of the kernel's oldest window."""
 
 PROTOCOLS_ELSEWHERE = {
-    "comp": "this card does not compress (IPComp); it has esp and ah",
+    "comp": "the card does not compress (IPComp); it has esp and ah",
     "route2": "Mobile IPv6 is no work of an IPsec card; it has esp and ah",
     "hao": "Mobile IPv6 is no work of an IPsec card; it has esp and ah",
 }
 MODES_ELSEWHERE = {
-    "beet": "the card has transport and tunnel mode; tunnel does what beet does, with an outer header more",
+    "beet": "the card has transport and tunnel mode; tunnel protects the same, with an outer header more",
     "ro": "route optimization is Mobile IPv6; the card has transport and tunnel mode",
     "in_trigger": "inbound trigger is Mobile IPv6; the card has transport and tunnel mode",
     "iptfs": "aggregation (RFC 9347) is not of this card; it has transport and tunnel mode",

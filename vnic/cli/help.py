@@ -75,7 +75,8 @@ def usage_lines(path: tuple[str, ...], verbs: Sequence[Verb]) -> str:
     return _pieces(f"Usage: vnic {' '.join(path)} {names}", verbs[0].usage(), "        ")
 
 
-def _symbol_lines(symbols: dict[str, list[str]]) -> str:
+def symbol_lines(symbols: dict[str, list[str]]) -> str:
+    """What the names in capitals of usage lines stand for."""
     return "".join(_pieces(f"{name} :=", pieces, " " * (len(name) + 4)) for name, pieces in symbols.items())
 
 
@@ -126,14 +127,14 @@ def _object_text(path: tuple[str, ...], one: Object) -> str:
     default = f"Without a verb: {one.default}.\n" if one.default and not one.bare else ""
     notes = _wrapped(one.notes, "") + "\n" if one.notes else ""
     more = f"`vnic {' '.join(path)} VERB help` explains the words.\n" if one.verbs else ""
-    return f"{usage}{_symbol_lines(symbols)}Verbs:\n{_columns(rows)}{default}{notes}{more}"
+    return f"{usage}{symbol_lines(symbols)}Verbs:\n{_columns(rows)}{default}{notes}{more}"
 
 
 def _verb_text(path: tuple[str, ...], verb: Verb) -> str:
     rows = _word_rows(verb.vocabulary.words)
     examples = "".join(f"    {example}\n" for example in verb.examples)
     return (
-        f"{usage_lines(path[:-1], [verb])}{_symbol_lines(verb.vocabulary.symbols())}{verb.summary}\n"
+        f"{usage_lines(path[:-1], [verb])}{symbol_lines(verb.vocabulary.symbols())}{verb.summary}\n"
         + (f"Words:\n{_columns(rows)}" if rows else "")
         + (f"Examples:\n{examples}" if examples else "")
     )

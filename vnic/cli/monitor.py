@@ -26,7 +26,6 @@ _COLOURS = {
     "drop": "bad",
     "adapter_failed": "bad",
     "sequence_exhausted": "bad",
-    "sequence_low": "weak",
 }
 
 

@@ -1,6 +1,9 @@
 """What could stand at the end of words."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnic.cli.completion import complete
+
+COMPLETION = Path(__file__).parents[3] / "docs" / "completion" / "vnic.bash"
 
 
 def offered(*words: str) -> list[str]:
@@ -88,3 +93,36 @@ def test_behind_a_wrong_word_there_is_nothing() -> None:
 def test_any_words_are_completed_without_an_error(words: list[str]) -> None:
     out = io.StringIO()
     assert complete(["-S", "/nonexistent/socket", *words], out) == 0
+
+
+def in_bash(line: str, socket: str) -> list[str]:
+    """What the completion of bash makes of a line up to the cursor."""
+    script = (
+        f'source "{COMPLETION}"\n'
+        "compopt() { :; }\n"
+        'COMP_LINE=$1 COMP_POINT=${#1}\n_vnic\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "VNIC_SOCKET": socket,
+    }
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script, "bash", line],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=environment,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completes_words_adapters_and_files(daemon: FakeDaemon, tmp_path: Path) -> None:
+    assert in_bash("vnic xfrm state del", daemon.path) == ["delete", "deleteall"]
+    assert in_bash("vnic adapter show ", daemon.path) == ["left"]
+    assert in_bash("vnic bogus ", daemon.path) == []
+    (tmp_path / "left.key").touch()
+    start = f"vnic sa add aes-gcm-128 key file:{tmp_path}/le"
+    assert in_bash(start, daemon.path) == [f"{tmp_path}/left.key"]
+    assert in_bash(f"vnic -b {tmp_path}/le", daemon.path) == [f"{tmp_path}/left.key"]
