@@ -39,6 +39,10 @@ OUTER_ADDRESSES = {
 }
 """The tunnel's ends. No interface has them: the card is a bump in the wire and keeps the Ethernet header."""
 
+FURTHER = {4: "10.9.1.{}", 6: "fd09:1::{:x}"}
+FURTHER_NETWORK = {4: "10.9.1.0/24", 6: "fd09:1::/64"}
+"""Where hosts get addresses of their own for single associations."""
+
 PREFIX_LENGTH = {4: 24, 6: 64}
 HOST_LENGTH = {4: 32, 6: 128}
 
@@ -435,6 +439,18 @@ class Host:
 
 
 @dataclass(frozen=True)
+class Lane:
+    """One way to protect, of many between the same hosts."""
+
+    version: int
+    far: str
+    """The right host's address that is protected so."""
+    forth: Association
+    """From the left host."""
+    back: Association
+
+
+@dataclass(frozen=True)
 class WireEnd:
     """A device at which the wire of a pair can be watched."""
 
@@ -550,6 +566,38 @@ class Pair:
         self.daemon.batch(*lines)
         return made
 
+    def protect_side_by_side(self, ways: Iterable[tuple[Suite, str, int]]) -> list[Lane]:
+        """Put many ways to protect into force at once.
+
+        Each is between the left host and an address of its own that the right host gets: 10.9.1.1 or
+        fd09:1::1 for the first of the family, and so on.
+
+        Args:
+            ways: suite, mode and IP version.
+        """
+        lanes, lines, addresses = [], [], {4: "", 6: ""}
+        hosts = {version: itertools.count(1) for version in addresses}
+        for suite, mode, version in ways:
+            near, far = self.left.addresses[version], FURTHER[version].format(next(hosts[version]))
+            addresses[version] += f"address replace {far}/{HOST_LENGTH[version]} dev {self.right.device}\n"
+            sas = []
+            for sender, receiver, ends in ((LEFT, RIGHT, (near, far)), (RIGHT, LEFT, (far, near))):
+                outer = OUTER_ADDRESSES[sender][version], OUTER_ADDRESSES[receiver][version]
+                (sa,) = associations([Layer(suite, mode)], *ends, *outer)
+                for adapter, direction in ((receiver, "in"), (sender, "out")):
+                    lines += [sa.add(adapter, direction), policy(adapter, direction, *ends, [sa])]
+                sas.append(sa)
+            lanes.append(Lane(version, far, *sas))
+        for version, batch in addresses.items():
+            if batch:
+                ip_batch(self.right.namespace, batch)
+                via = self.right.addresses[version]
+                self.left.namespace.ip(
+                    "route", "replace", FURTHER_NETWORK[version], "via", via, "dev", self.left.device
+                )
+        self.daemon.batch(*lines)
+        return lanes
+
     def unprotect(self) -> None:
         """Take away every policy and association."""
         self.daemon.batch(
@@ -564,6 +612,13 @@ class Pair:
         """Drops by adapter and reason; adapters without any are left out."""
         found = {one["adapter"]: drops_of(one) for one in self.daemon.json("stats")}
         return {adapter: drops for adapter, drops in found.items() if drops}
+
+
+def ip_batch(namespace: Namespace, lines: str) -> None:
+    """Run lines of `ip` inside a namespace."""
+    argv = ["ip", "-n", namespace.name, "-b", "-"]
+    done = subprocess.run(argv, input=lines, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
 
 
 def adapter_line(host: Host, wire: str, *words: str) -> str:

@@ -9,13 +9,10 @@ them are in force at once:
 from __future__ import annotations
 
 import pytest
-from card import HOST_LENGTH, LEFT, OUTER_ADDRESSES, RIGHT, SUITES, Layer, Pair, associations, policy
+from card import LEFT, RIGHT, SUITES, Layer, Pair
 from traffic import ping
 
 pytestmark = pytest.mark.live
-
-PREFIXES = {4: "10.9.1.", 6: "fd09:1::"}
-NETWORKS = {4: "10.9.1.0/24", 6: "fd09:1::/64"}
 
 
 @pytest.mark.parametrize(
@@ -25,44 +22,27 @@ def test_every_algorithm_carries_pings_both_ways_and_counts_them(
     clean_pair: Pair, mode: str, version: int
 ) -> None:
     pair = clean_pair
-    near = pair.left.addresses[version]
-    addresses = {
-        suite: f"{PREFIXES[version]}{number:x}" if version == 6 else f"{PREFIXES[version]}{number}"
-        for number, suite in enumerate(SUITES.values(), 1)
-    }
-    pair.left.namespace.ip(
-        "route", "replace", NETWORKS[version], "via", pair.right.addresses[version], "dev", pair.left.device
-    )
-    lines, sas = [], []
-    for suite, far in addresses.items():
-        pair.right.namespace.ip(
-            "address", "replace", f"{far}/{HOST_LENGTH[version]}", "dev", pair.right.device
-        )
-        for sender, receiver, source, destination in ((LEFT, RIGHT, near, far), (RIGHT, LEFT, far, near)):
-            outer = OUTER_ADDRESSES[sender][version], OUTER_ADDRESSES[receiver][version]
-            made = associations([Layer(suite, mode)], source, destination, *outer)
-            for adapter, direction in ((receiver, "in"), (sender, "out")):
-                lines += [made[0].add(adapter, direction)]
-                lines += [policy(adapter, direction, source, destination, made)]
-            sas.append((sender, receiver, made[0]))
-    pair.daemon.batch(*lines)
+    lanes = pair.protect_side_by_side((suite, mode, version) for suite in SUITES.values())
     before = pair.drops()
-
     silent = []
-    for suite, far in addresses.items():
-        if ping(pair.left, far) != 1:
-            silent.append(f"{suite.name} from the left")
-        if ping(pair.right, near, source=far) != 1:
-            silent.append(f"{suite.name} from the right")
+    for lane in lanes:
+        if ping(pair.left, lane.far) != 1:
+            silent.append(f"{lane.forth.suite.name} from the left")
+        if ping(pair.right, pair.left.addresses[version], source=lane.far) != 1:
+            silent.append(f"{lane.forth.suite.name} from the right")
     assert silent == []
     assert pair.drops() == before
     states = pair.daemon.sas()
     counts = {
-        sa.suite.name: (states[sender, sa.spi]["packets"], states[receiver, sa.spi]["packets"])
-        for sender, receiver, sa in sas
+        (lane.forth.suite.name, sender): (
+            states[sender, sa.spi]["packets"],
+            states[receiver, sa.spi]["packets"],
+        )
+        for lane in lanes
+        for sender, receiver, sa in ((LEFT, RIGHT, lane.forth), (RIGHT, LEFT, lane.back))
     }
     # A request and a reply, each sealed by one end and opened by the other.
-    assert counts == {suite.name: (2, 2) for suite in addresses}
+    assert counts == {(name, sender): (2, 2) for name in SUITES for sender in (LEFT, RIGHT)}
 
 
 def test_weak_algorithms_work_and_are_called_weak(clean_pair: Pair) -> None:
@@ -71,4 +51,4 @@ def test_weak_algorithms_work_and_are_called_weak(clean_pair: Pair) -> None:
     assert ping(pair.left, pair.right.addresses[4]) == 1
     weak = pair.daemon.sas()[LEFT, sas[LEFT][0].spi]["weak"]
     assert [reason.partition(":")[0] for reason in weak] == ["des-cbc", "hmac-md5-96"]
-    assert "weak: des-cbc" in pair.daemon.vnic("sa", "show", "dev", LEFT)
+    assert "weak: des-cbc" in pair.daemon.vnic("-s", "sa", "show", "dev", LEFT)

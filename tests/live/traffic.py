@@ -39,11 +39,19 @@ _LARGEST_DATAGRAM = 65_536
 
 
 def ping(
-    host: Host, to: str, *, count: int = 1, size: int = 56, source: str | None = None, wait_s: float = 2
+    host: Host,
+    to: str,
+    *,
+    count: int = 1,
+    size: int = 56,
+    source: str | None = None,
+    pattern: bytes = b"",
+    wait_s: float = 2,
 ) -> int:
     """Send echo requests from a host, and give how many were answered; ping itself compares the bytes."""
     options = ["-n", "-c", str(count), "-i", "0.01", "-W", str(wait_s), "-s", str(size)]
     options += ["-I", source] if source else []
+    options += ["-p", pattern.hex()] if pattern else []
     done = host.namespace.run("ping", *options, to, timeout_s=wait_s + 10, check=False)
     found = re.search(r"(\d+) received", done.stdout)
     assert found is not None, done.stdout + done.stderr
