@@ -6,6 +6,7 @@ Two adapters on a link wire, a host behind each; see card.py.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -270,3 +271,41 @@ def test_a_daemon_that_dies_under_the_monitor_is_exit_code_3(daemon: Daemon) -> 
     finally:
         monitor.kill()
         monitor.communicate()
+
+
+def test_the_recipes_of_the_reference_work_in_a_shell(clean_pair: Pair, tmp_path: Path) -> None:
+    """Backup and restore, a key through a pipe, and keys for tshark, as docs/commands.md has them."""
+    daemon = clean_pair.daemon
+    daemon.batch(*pasted_lines(clean_pair))
+    capture = tmp_path / "capture.pcapng"
+    with daemon.capture(LEFT, "wire", capture):
+        assert ping(clean_pair.left, clean_pair.right.addresses[4], count=1) == 1
+    before = settings(daemon)["sas"]
+    script = r"""
+        set -eu
+        umask 077
+        vnic -o -show-keys xfrm state | sed 's/\\/ /g; s/^/xfrm state add /' >backup
+        mkdir -p keys/wireshark; vnic sa export wireshark keys/wireshark/esp_sa
+        vnic sa flush
+        vnic -b backup
+        vnic sa add dev left in src 192.0.2.9 dst 192.0.2.1 esp spi 0x901 \
+            aes-gcm-128 key file:<(printf 0x%040d 1)
+        XDG_CONFIG_HOME=$PWD/keys tshark -o esp.enable_encryption_decode:TRUE -r capture.pcapng -Y icmp
+    """
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=os.environ
+        | {"VNIC_SOCKET": str(daemon.socket), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Echo (ping) request" in done.stdout
+    assert "Echo (ping) reply" in done.stdout
+    assert "seen by every process" not in done.stderr
+    after = {(adapter, sa["spi"]): sa | {"sequence_number": 0} for adapter, _, sa in settings(daemon)["sas"]}
+    assert after.pop((LEFT, 0x901))["encryption_key"] == f"{1:040d}"
+    assert after == {(adapter, sa["spi"]): sa | {"sequence_number": 0} for adapter, _, sa in before}
