@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from vnic.cli.words import UsageError, shown
 
 MAX_U32 = 0xFFFFFFFF
-MIN_SPI = 0x100
+MIN_SPI = 1
 
 PROTOCOLS = {
     "icmp": 1,
@@ -72,7 +72,7 @@ def integer(low: int, high: int, unit: str = "") -> Callable[[str, str], int]:
 
 
 def spi(text: str, field: str) -> int:
-    """Read a Security Parameters Index; 0 to 255 are reserved (RFC 4303 §2.1)."""
+    """Read a Security Parameters Index; 0 never stands on the wire (RFC 4303 §2.1)."""
     allowed = f"{MIN_SPI:#x} to {MAX_U32:#x}"
     number = c_integer(text)
     if number is None:

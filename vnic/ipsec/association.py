@@ -21,9 +21,11 @@ from vnic.ipsec.replay import DEFAULT_WINDOW_BITS, MAX_WINDOW_BITS, MIN_WINDOW_B
 from vnic.ipsec.sequence import MAX_EXTENDED_SEQUENCE_NUMBER, MAX_SEQUENCE_NUMBER
 
 Spi = NewType("Spi", int)
-"""Security Parameters Index, host order; 1-255 are reserved by IANA, 0 is local use (RFC 4303 §2.1)."""
+"""Security Parameters Index, host order; 0 is local use. 1-255 are reserved by IANA (RFC 4303 §2.1); the
+kernel takes them, so they work here too and are reported."""
 
-MIN_SPI = 256
+MIN_SPI = 1
+MIN_UNRESERVED_SPI = 256
 MAX_SPI = 0xFFFFFFFF
 
 
@@ -129,7 +131,7 @@ class SecurityAssociation:
     no_pmtu_discovery: bool = False
     """Clear DF on the outer header (`flag nopmtudisc`)."""
     weak: tuple[str, ...] = field(default=(), compare=False)
-    """Why its algorithms should not be used; filled by `checked`."""
+    """Why its algorithms, keys or SPI should not be used; filled by `checked`."""
 
     @property
     def id(self) -> SaId:
@@ -185,6 +187,8 @@ class SecurityAssociation:
         ]
         if self.encryption is not None and _is_single_des(self.encryption, self.encryption_key):
             weak.append(f"{self.encryption.name}: two keys that follow each other are equal: single DES")
+        if self.spi < MIN_UNRESERVED_SPI:
+            weak.append(f"spi {self.spi:#x}: 1 to 255 are reserved by IANA (RFC 4303 §2.1)")
         return replace(self, icv_length=icv_length, weak=tuple(weak))
 
     def _check_addresses(self) -> None:
@@ -217,7 +221,7 @@ class SecurityAssociation:
     def _check_numbers(self) -> None:
         if not MIN_SPI <= self.spi <= MAX_SPI:
             raise RequestError(
-                "SPI out of range; 0 to 255 are reserved (RFC 4303 §2.1)",
+                "SPI out of range; 0 never stands on the wire (RFC 4303 §2.1)",
                 field="spi",
                 value=f"{self.spi:#x}",
                 allowed=f"{MIN_SPI:#x} to {MAX_SPI:#x}",

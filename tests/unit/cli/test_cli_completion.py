@@ -80,7 +80,7 @@ def test_without_a_daemon_there_are_no_names(tmp_path: Path) -> None:
 
 def test_behind_a_wrong_word_there_is_nothing() -> None:
     assert offered("bogus", "") == []
-    assert offered("xfrm", "state", "add", "spi", "0x1", "") == []
+    assert offered("xfrm", "state", "add", "spi", "0x0", "") == []
     assert offered() != []
 
 

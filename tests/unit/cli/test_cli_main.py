@@ -217,6 +217,7 @@ def test_without_words_there_is_usage_on_standard_error(vnic: Command) -> None:
     result = vnic("")
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("Usage: vnic")
+    assert vnic("-j").error["error"] == "there is no command"
 
 
 @pytest.mark.parametrize(
@@ -246,12 +247,12 @@ def test_usage_errors_are_one_line_and_exit_code_1(vnic: Command, line: str, tex
 
 
 def test_an_error_in_json_has_every_key(vnic: Command) -> None:
-    assert vnic("-j xfrm state add dst 192.0.2.2 proto esp spi 0x10").error == {
-        "error": "0x10 is out of range",
+    assert vnic("-j xfrm state add dst 192.0.2.2 proto esp spi 0x0").error == {
+        "error": "0x0 is out of range",
         "command": "xfrm state add",
         "field": "spi",
-        "value": "0x10",
-        "allowed": "0x100 to 0xffffffff",
+        "value": "0x0",
+        "allowed": "0x1 to 0xffffffff",
         "exit_code": 1,
         "status": None,
         "status_name": None,
@@ -434,12 +435,12 @@ def test_a_batch_runs_each_line_over_one_connection(vnic: Command) -> None:
 
 def test_a_batch_stops_at_the_first_failure_and_names_its_line(vnic: Command, tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    path.write_text("sa delete handle 1\n\nsa add \\\n spi 0x10\nsa flush\n")
+    path.write_text("sa delete handle 1\n\nsa add \\\n spi 0x0\nsa flush\n")
     result = vnic(f"-b {path}")
     assert result.code == 1
     assert [type(one) for one in result.requests] == [api.DeleteSa]
     assert result.err == (
-        f"vnic: {path}:3: sa add: spi: 0x10 is out of range; allowed: 0x100 to 0xffffffff\n"
+        f"vnic: {path}:3: sa add: spi: 0x0 is out of range; allowed: 0x1 to 0xffffffff\n"
     )
 
 
@@ -473,13 +474,21 @@ def test_an_empty_batch_is_an_empty_array(vnic: Command) -> None:
 def test_keys_of_a_batch_on_standard_input_cannot_come_from_there(vnic: Command) -> None:
     result = vnic("-b -", stdin="sa add dst 192.0.2.2 esp spi 0x101 aes-gcm-128 key -\n")
     assert result.code == 1
-    assert "standard input holds the commands" in result.err
+    assert "it holds the commands" in result.err
 
 
 def test_keys_of_a_batch_in_a_file_may_come_from_standard_input(vnic: Command, tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_text("sa add dst 192.0.2.2 esp spi 0x101 aes-gcm-128 key -\n")
     assert vnic(f"-b {path}", stdin=GCM_KEY).request.sa.encryption_key == GCM_KEY[2:]
+
+
+def test_keys_in_a_batch_file_that_everybody_may_read_are_warned_of(vnic: Command, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text(f"{ADD}\n{ADD}\n")
+    for mode, warned in ((0o644, 1), (0o640, 0)):
+        path.chmod(mode)
+        assert vnic(f"-b {path}").err.count(f"everybody may read {path}") == warned
 
 
 def test_a_batch_file_that_is_not_utf8_is_refused_at_its_line(vnic: Command, tmp_path: Path) -> None:
@@ -603,6 +612,74 @@ def test_as_a_program_it_ends_quietly_when_nobody_reads(daemon: FakeDaemon) -> N
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_as_a_program_it_says_when_the_disk_is_full(daemon: FakeDaemon) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program(daemon, "sa"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (1, "vnic: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_as_a_program_it_does_without_closed_streams(daemon: FakeDaemon, closed: str) -> None:
+    for line, code in (("sa", 0), ("bogus", 1), ("sa add dst 192.0.2.2 esp spi 0x101 aes-gcm-128 key -", 1)):
+        command = f"exec {shlex.join(program(daemon))} {line} {closed}"
+        done = subprocess.run(
+            ["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+
+
+def test_as_a_program_it_survives_bytes_that_are_no_text(daemon: FakeDaemon) -> None:
+    line = ["sa", "add", "dst", "192.0.2.2", "esp", "spi", "0x101", "aes-gcm-128", "key", "-"]
+    for words, stdin in ((line, b"\xff\xfe\x80\n"), (["-b", "-"], b"sa \xff\n"), (["sa", b"\xff"], b"")):
+        done = subprocess.run([*program(daemon), *words], input=stdin, capture_output=True, timeout=20)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"Traceback" not in done.stderr
+
+
+def test_as_a_program_it_writes_in_any_locale(daemon: FakeDaemon) -> None:
+    environment = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        program(daemon, "sa", "add", "help"), capture_output=True, text=True, timeout=20, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ALGORITHM?" in done.stdout
+
+
+def test_a_daemon_that_went_away_is_asked_anew_by_the_next_command_of_a_batch(tmp_path: Path) -> None:
+    """A socket that hangs up on its first caller and is a daemon to the second."""
+    first = socket.socket(socket.AF_UNIX)
+    first.bind(str(tmp_path / "vnic.sock"))
+    first.listen()
+    daemon = FakeDaemon(tmp_path)
+
+    def lines() -> Iterator[str]:
+        yield "sa count\n"
+        first.close()
+        os.unlink(daemon.path)
+        daemon.start()
+        yield "sa count\n"
+
+    def hang_up() -> None:
+        connection, _ = first.accept()
+        connection.recv(4096)
+        connection.close()
+
+    thread = threading.Thread(target=hang_up)
+    thread.start()
+    out, err = io.StringIO(), io.StringIO()
+    stdin = io.StringIO()
+    stdin.__iter__ = lines  # type: ignore[method-assign,assignment]
+    try:
+        code = run_lines(lines(), daemon.path, out, err)
+    finally:
+        thread.join(5)
+        daemon.stop()
+    assert code == 3
+    assert out.getvalue() == "\t SAD count 2\n"
+    assert "closed the connection" in err.getvalue()
 
 
 def test_help_needs_no_ciphers_and_no_netlink() -> None:

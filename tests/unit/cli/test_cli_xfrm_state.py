@@ -335,7 +335,7 @@ def test_no_error_repeats_a_key(vnic: Command, words: str, secret: str) -> None:
         ("xfrm state add src 192.0.2.1 proto esp spi 0x101", "dst", "ADDR"),
         (f"xfrm state add {ENDS} proto esp", "spi", "SPI"),
         (f"xfrm state add {ENDS} spi 0x101", "proto", "{ esp | ah }"),
-        (f"xfrm state add {ENDS} proto esp spi 0x10", "spi", "0x100 to 0xffffffff"),
+        (f"xfrm state add {ENDS} proto esp spi 0x0", "spi", "0x1 to 0xffffffff"),
         (f"xfrm state add {ENDS} proto esp spi", "spi", "SPI"),
         (f"xfrm state add {ESP} spi 0x102", "spi", "SPI"),
         (f"xfrm state add {ESP} mode t", "mode", "transport, tunnel"),
@@ -366,8 +366,8 @@ def test_a_wrong_line_names_the_word_and_what_is_allowed(
 
 
 def test_an_error_reads_as_one_line_for_a_person(vnic: Command) -> None:
-    result = vnic(f"xfrm st add {ENDS} proto esp spi 0x10")
-    assert result.err == "vnic: xfrm state add: spi: 0x10 is out of range; allowed: 0x100 to 0xffffffff\n"
+    result = vnic(f"xfrm st add {ENDS} proto esp spi 0x0")
+    assert result.err == "vnic: xfrm state add: spi: 0x0 is out of range; allowed: 0x1 to 0xffffffff\n"
 
 
 @pytest.mark.parametrize("start", ["xfrm state", "x s", "xfrm sa", "xfr sta"])

@@ -141,7 +141,7 @@ REFUSALS: dict[str, tuple[SecurityAssociation, str]] = {
     "IPv6 destination unspecified": (replace(GCM, source=address("::1"), destination=bytes(16)), "dst"),
     "tunnel without near end": (replace(GCM, source=bytes(4)), "src"),
     "SPI 0": (replace(GCM, spi=0), "spi"),
-    "SPI reserved": (replace(GCM, spi=255), "spi"),
+    "SPI zero": (replace(GCM, spi=0), "spi"),
     "SPI too large": (replace(GCM, spi=1 << 32), "spi"),
     "SPI negative": (replace(GCM, spi=-1), "spi"),
     "window too small": (replace(GCM, replay_window=63), "replay-window"),
@@ -291,3 +291,8 @@ def test_triple_des_with_equal_neighbouring_keys_works_as_in_the_kernel_and_is_c
     assert "single DES" in sa.checked().weak[-1]
     strong = replace(sa, encryption_key=KeyMaterial(bytes(range(24))))
     assert len(strong.checked().weak) == 1
+
+
+def test_reserved_spi_works_as_in_the_kernel_and_is_reported() -> None:
+    assert "reserved" in replace(GCM, spi=255).checked().weak[0]
+    assert replace(GCM, spi=256).checked().weak == ()
