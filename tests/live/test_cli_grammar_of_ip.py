@@ -91,7 +91,7 @@ def understood(what: str, line: str) -> Sa | Policy:
 
     words = Words(["xfrm", what, "add", *shlex.split(line)])
     _, found = read(words, Place())
-    session = Session(Options(), io.StringIO(), io.StringIO(), None, visible=False)
+    session = Session(Options(), io.StringIO(), io.StringIO(), None, exposure="")
     return associations.sa_of(found, session) if what == "state" else policies.policy_of(found, session)
 
 

@@ -7,7 +7,7 @@ Law: the text of a key goes into no message, no repr and no attribute that anoth
     -           one line of standard input, hexadecimal; the first `-` of a command takes the first line.
                 On a terminal it is asked for and not echoed
     0x…         the key in hexadecimal, and anything else its bytes, as `ip xfrm` reads them; with a
-                warning when the words came from a command line, which every process may read
+                warning when others may have read the words too
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ from vnic.cli.words import UsageError
 FILE = "file:"
 MAX_KEY_FILE_BYTES = 4096
 USAGE = "file:PATH, - (standard input) or 0x…"
+COMMAND_LINE = (
+    "a key on the command line can be seen by every process of this machine; better: file:PATH or -"
+)
+"""The warning about keys in words that came from a command line."""
+
 _HEX = frozenset("0123456789abcdefABCDEF")
 _SEPARATORS = str.maketrans("", "", " \t\r\n:")
 
@@ -45,17 +50,16 @@ class KeyReader:
 
     Args:
         warn: takes a sentence for the user.
-        stdin: standard input, or None when the commands themselves come from there.
-        visible: whether the words came from a command line.
+        stdin: standard input, or None when it is closed or the commands themselves come from there.
+        exposure: the warning to give when a key stands in the words, "" if nobody else sees them.
     """
 
     def __init__(
-        self, warn: Callable[[str], None], stdin: TextIO | None = None, *, visible: bool = True
+        self, warn: Callable[[str], None], stdin: TextIO | None = None, *, exposure: str = COMMAND_LINE
     ) -> None:
         self._warn = warn
         self.stdin = stdin
-        self.visible = visible
-        self._warned = False
+        self.exposure = exposure
 
     def read(self, source: KeySource, word: str) -> bytes:
         """Give the bytes of a key.
@@ -72,12 +76,9 @@ class KeyReader:
             return self._from_file(named.removeprefix(FILE), word)
         if named == "-":
             return self._from_stdin(word)
-        if named and self.visible and not self._warned:
-            self._warned = True
-            self._warn(
-                "a key on the command line can be seen by every process of this machine; "
-                "better: file:PATH or -"
-            )
+        if named and self.exposure:
+            self._warn(self.exposure)
+            self.exposure = ""
         return self._from_word(named, word)
 
     def _from_word(self, named: str, word: str) -> bytes:
@@ -96,7 +97,7 @@ class KeyReader:
     def _from_stdin(self, word: str) -> bytes:
         if self.stdin is None:
             raise UsageError(
-                "standard input holds the commands; the key must come from elsewhere",
+                "standard input has no keys: it holds the commands, or is closed",
                 field=word,
                 value="-",
                 allowed="file:PATH",
@@ -104,7 +105,10 @@ class KeyReader:
         if self.stdin.isatty():
             from getpass import getpass
 
-            line = getpass(f"{word} key (hexadecimal): ", stream=sys.stderr)
+            try:
+                line = getpass(f"{word} key (hexadecimal): ", stream=sys.stderr)
+            except EOFError:
+                line = ""
         else:
             line = self.stdin.readline(MAX_KEY_FILE_BYTES)
         digits = line.translate(_SEPARATORS).removeprefix("0x")

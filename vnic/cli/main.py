@@ -5,16 +5,19 @@ Law: no exception that vnic raises on purpose leaves `run`; one that it does not
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TextIO
 
 from vnic.cli import failures, help
 from vnic.cli.batch import commands
-from vnic.cli.commands import Place, read
+from vnic.cli.commands import ENTRIES, Place, read
 from vnic.cli.grammar import HelpWanted
+from vnic.cli.keys import COMMAND_LINE
 from vnic.cli.session import Options, Session, encoded
 from vnic.cli.words import UsageError, Words, chosen, shown
 from vnic.errors import VnicError
@@ -149,13 +152,17 @@ def run(words: Sequence[str], out: TextIO, err: TextIO, stdin: TextIO | None) ->
         return _fail(error, "", options, err)
     if rest == ["Version"]:
         return _version(options, out)
-    from_stdin = options.batch == "-"
-    session = Session(options, out, err, None if from_stdin else stdin, visible=options.batch is None)
+    session = Session(
+        options,
+        out,
+        err,
+        None if options.batch == "-" else stdin,
+        exposure=COMMAND_LINE if options.batch is None else "",
+    )
     try:
         if options.batch is None:
             if not rest:
-                _help(session, Place(), err)
-                return failures.USAGE
+                return _no_command(options, err)
             return run_command(rest, session)
         if rest:
             extra = UsageError(
@@ -175,10 +182,12 @@ def run_command(words: Sequence[str], session: Session, line: failures.Line | No
     place = Place()
     try:
         verb, found = read(Words(words), place)
+        if verb.endless and line is not None:
+            raise UsageError("does not end, so no batch can go on behind it", allowed="run it by itself")
         verb.run(session, found)
         session.out.flush()
     except HelpWanted:
-        _help(session, place, session.out)
+        _help(session, place)
     except KeyboardInterrupt:
         if place.verb is not None and place.verb.endless:
             return failures.DONE
@@ -188,11 +197,19 @@ def run_command(words: Sequence[str], session: Session, line: failures.Line | No
     return failures.DONE
 
 
-def _help(session: Session, place: Place, out: TextIO) -> None:
-    if session.options.json and out is session.out:
+def _no_command(options: Options, err: TextIO) -> int:
+    if options.json:
+        objects = ", ".join(entry.name for entry in ENTRIES)
+        return _fail(UsageError("there is no command", allowed=f"{objects}, help"), "", options, err)
+    err.write(help.text(Place()))
+    return failures.USAGE
+
+
+def _help(session: Session, place: Place) -> None:
+    if session.options.json:
         session.document(help.document(place))
     else:
-        out.write(help.text(place))
+        session.out.write(help.text(place))
 
 
 def _version(options: Options, out: TextIO) -> int:
@@ -215,13 +232,15 @@ def _fail(
 def run_batch(path: str, session: Session, stdin: TextIO | None) -> int:
     """Run the commands of a file over one connection; give the exit code of the first that failed."""
     if path == "-" and stdin is not None:
-        return _run_lines("standard input", stdin, session)
+        return run_lines("standard input", stdin, session)
     try:
         file = _opened(path)
     except UsageError as error:
         return _fail(error, "", session.options, session.err)
     with file:
-        return _run_lines(path, file, session)
+        if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
+            session.keys.exposure = f"everybody may read {path}, which holds a key"
+        return run_lines(path, file, session)
 
 
 def _opened(path: str) -> TextIO:
@@ -234,11 +253,17 @@ def _opened(path: str) -> TextIO:
         ) from None
 
 
-def _run_lines(name: str, file: TextIO, session: Session) -> int:
+def run_lines(name: str, lines: Iterable[str], session: Session) -> int:
+    """Run the commands of a batch; give the exit code of the first that failed.
+
+    Args:
+        name: of the file, for messages.
+        lines: its lines, with their ends.
+    """
     code = failures.DONE
     session.begin_batch()
     try:
-        for number, words in commands(file):
+        for number, words in commands(lines):
             line = failures.Line(name, number)
             if isinstance(words, UsageError):
                 result = _fail(words, "", session.options, session.err, line)
@@ -255,18 +280,35 @@ def _run_lines(name: str, file: TextIO, session: Session) -> int:
 def main() -> int:
     """Entry point of the command."""
     words = sys.argv[1:]
-    if words[:1] == [COMPLETE]:
-        from vnic.cli.completion import complete
+    # A stream that the caller has closed is None.
+    with open(os.devnull, "w") as nowhere:
+        out, err = sys.stdout or nowhere, sys.stderr or nowhere
+        for stream, errors in ((out, "replace"), (err, "backslashreplace"), (sys.stdin, "surrogateescape")):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=errors)
+        if words[:1] == [COMPLETE]:
+            from vnic.cli.completion import complete
 
-        return complete(words[1:], sys.stdout)
-    try:
-        code = run(words, sys.stdout, sys.stderr, sys.stdin)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has enough. Python would complain at exit when it flushes once more.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+            return complete(words[1:], out)
+        try:
+            code = run(words, out, err, sys.stdin)
+            out.flush()
+        except BrokenPipeError:
+            code = BROKEN_PIPE
+        except OSError as error:
+            err.write(f"vnic: standard output: {error.strerror or error}\n")
+            code = failures.USAGE
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+    if code in (BROKEN_PIPE, failures.USAGE):
+        _give_up_output()
     return code
+
+
+def _give_up_output() -> None:
+    """Keep Python from complaining at its end about output that nobody takes."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, OSError):
+        with suppress(AttributeError, OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,9 +13,10 @@ from typing import Any, TextIO, TypeVar
 
 import msgspec
 
-from vnic.cli.keys import KeyReader
+from vnic.cli.keys import COMMAND_LINE, KeyReader
 from vnic.control.client import DEFAULT_SOCKET, Client, NotPermittedError, NotReachedError
 from vnic.control.interface import Call
+from vnic.errors import ControlError
 
 Reply = TypeVar("Reply")
 
@@ -55,7 +56,7 @@ class Session:
         out: where answers go.
         err: where errors and warnings go.
         stdin: where `-` reads keys, or None when commands come from there.
-        visible: whether the words came from a command line, which every process can see.
+        exposure: the warning to give when a key stands in the words; see `KeyReader`.
     """
 
     def __init__(
@@ -65,12 +66,12 @@ class Session:
         err: TextIO,
         stdin: TextIO | None = None,
         *,
-        visible: bool = True,
+        exposure: str = COMMAND_LINE,
     ) -> None:
         self.options = options
         self.out = out
         self.err = err
-        self.keys = KeyReader(self.warn, stdin, visible=visible)
+        self.keys = KeyReader(self.warn, stdin, exposure=exposure)
         self._runner: Runner | None = None
         self._client: Client | None = None
         self._documents: int | None = None
@@ -97,7 +98,13 @@ class Session:
             ControlError: the daemon does not permit it, or failed.
         """
         runner, client = self._connected()
-        return runner.run(client.call(request))
+        try:
+            return runner.run(client.call(request))
+        except ControlError as error:
+            # What comes next on this connection is not known; the next command of a batch takes a new one.
+            if not isinstance(error, NotPermittedError):
+                self._disconnect()
+            raise
 
     def listen(self, request: Call[Reply]) -> Iterator[Reply]:
         """Send a request that is answered again and again, and give the answers as they come.
@@ -110,13 +117,17 @@ class Session:
         while (answer := runner.run(_next(answers))) is not None:
             yield answer
 
+    def _disconnect(self) -> None:
+        if self._runner is not None and self._client is not None:
+            self._runner.run(self._client.close())
+        self._client = None
+
     def close(self) -> None:
         """End the connection, if there is one."""
+        self._disconnect()
         if self._runner is not None:
-            if self._client is not None:
-                self._runner.run(self._client.close())
             self._runner.close()
-        self._client = self._runner = None
+        self._runner = None
 
     # ------------------------------------------------------------------------------------ output
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vnic.cli.keys import MAX_KEY_FILE_BYTES, KeyReader, KeySource, key_source
+from vnic.cli.keys import COMMAND_LINE, MAX_KEY_FILE_BYTES, KeyReader, KeySource, key_source
 from vnic.cli.words import UsageError
 
 
@@ -17,9 +17,9 @@ class Warnings(list[str]):
         self.append(sentence)
 
 
-def read(word: str, stdin: str = "", *, visible: bool = True) -> tuple[bytes, list[str]]:
+def read(word: str, stdin: str = "", *, exposure: str = COMMAND_LINE) -> tuple[bytes, list[str]]:
     warnings = Warnings()
-    reader = KeyReader(warnings, io.StringIO(stdin), visible=visible)
+    reader = KeyReader(warnings, io.StringIO(stdin), exposure=exposure)
     return reader.read(key_source(word, "enc"), "enc"), warnings
 
 
@@ -53,7 +53,7 @@ def test_a_key_on_the_command_line_is_warned_of_once() -> None:
 
 
 def test_a_key_in_a_batch_is_not_warned_of() -> None:
-    assert read("0x01", visible=False)[1] == []
+    assert read("0x01", exposure="")[1] == []
 
 
 @pytest.mark.parametrize(
@@ -130,3 +130,27 @@ def test_what_is_not_hexadecimal_is_refused_without_repeating_it(word: str) -> N
 
 def test_a_key_hides_itself() -> None:
     assert "0xdeadbeef" not in repr(key_source("0xdeadbeef", "enc"))
+
+
+class Terminal(io.StringIO):
+    """Standard input that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_key_is_asked_for_without_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def getpass(prompt: str, stream: object) -> str:
+        asked.append(prompt)
+        if len(asked) > 1:
+            raise EOFError
+        return "0x0102"
+
+    monkeypatch.setattr("getpass.getpass", getpass)
+    reader = KeyReader(Warnings(), Terminal())
+    assert reader.read(KeySource("-"), "enc") == b"\x01\x02"
+    assert asked == ["enc key (hexadecimal): "]
+    with pytest.raises(UsageError):
+        reader.read(KeySource("-"), "enc")

@@ -3,9 +3,13 @@
 import io
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ from vnic import __version__
 from vnic.cli import help as help_module
 from vnic.cli.commands import ENTRIES
 from vnic.cli.grammar import Object
-from vnic.cli.main import NAMES, SHORT, run
+from vnic.cli.main import NAMES, SHORT, run, run_lines
+from vnic.cli.session import Options, Session
 from vnic.control import interface as api
 
 GCM_KEY = "0x0102030405060708090a0b0c0d0e0f1011121314"
@@ -350,8 +355,6 @@ def test_help_stands_wherever_an_object_or_a_verb_does(vnic: Command) -> None:
 def test_every_example_of_the_help_is_a_command(
     vnic: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shlex
-
     monkeypatch.chdir(tmp_path)
     vnic.memory.events = [LOST]
     keys = {"left.key": 20, "enc.key": 32, "auth.key": 32}
@@ -439,9 +442,7 @@ def test_a_batch_stops_at_the_first_failure_and_names_its_line(vnic: Command, tm
     result = vnic(f"-b {path}")
     assert result.code == 1
     assert [type(one) for one in result.requests] == [api.DeleteSa]
-    assert result.err == (
-        f"vnic: {path}:3: sa add: spi: 0x0 is out of range; allowed: 0x1 to 0xffffffff\n"
-    )
+    assert result.err == (f"vnic: {path}:3: sa add: spi: 0x0 is out of range; allowed: 0x1 to 0xffffffff\n")
 
 
 def test_force_goes_on_and_the_first_failure_gives_the_exit_code(vnic: Command) -> None:
@@ -465,6 +466,12 @@ def test_a_batch_in_json_is_one_array_of_what_each_line_answered(vnic: Command) 
     assert (first, second) == ({"count": 2}, {"deleted": "left"})
     assert "objects" in third
     assert (result.error["file"], result.error["line"]) == ("standard input", 4)
+
+
+def test_a_monitor_has_no_place_in_a_batch(vnic: Command) -> None:
+    result = vnic("-j -b -", stdin="monitor\n")
+    assert (result.code, result.json, result.requests) == (1, [], [])
+    assert result.error["command"] == "monitor events"
 
 
 def test_an_empty_batch_is_an_empty_array(vnic: Command) -> None:
@@ -616,7 +623,9 @@ def test_as_a_program_it_ends_quietly_when_nobody_reads(daemon: FakeDaemon) -> N
 
 def test_as_a_program_it_says_when_the_disk_is_full(daemon: FakeDaemon) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(program(daemon, "sa"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
+        done = subprocess.run(
+            program(daemon, "sa"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=20
+        )
     assert (done.returncode, done.stderr) == (1, "vnic: standard output: No space left on device\n")
 
 
@@ -670,11 +679,11 @@ def test_a_daemon_that_went_away_is_asked_anew_by_the_next_command_of_a_batch(tm
     thread = threading.Thread(target=hang_up)
     thread.start()
     out, err = io.StringIO(), io.StringIO()
-    stdin = io.StringIO()
-    stdin.__iter__ = lines  # type: ignore[method-assign,assignment]
+    session = Session(Options(socket=daemon.path, force=True), out, err)
     try:
-        code = run_lines(lines(), daemon.path, out, err)
+        code = run_lines("lines", lines(), session)
     finally:
+        session.close()
         thread.join(5)
         daemon.stop()
     assert code == 3

@@ -1,5 +1,7 @@
 """`vnic xfrm policy`: lines of Linux hosts, pasted with `ip` replaced by `vnic`."""
 
+from typing import Literal
+
 import pytest
 from conftest import Command
 from hypothesis import HealthCheck, given, settings
@@ -254,7 +256,8 @@ def policies(draw: st.DrawFn) -> api.Policy:
     ) | st.builds(
         api.Template, proto=st.sampled_from(["esp", "ah"]), mode=st.just("transport"), reqid=st.just(0)
     )
-    action = draw(st.sampled_from(["protect", "bypass", "discard"]))
+    actions: list[Literal["protect", "bypass", "discard"]] = ["protect", "bypass", "discard"]
+    action = draw(st.sampled_from(actions))
     return api.Policy(
         direction=draw(st.sampled_from(["in", "out"])),
         selector=api.Selector(src=prefix[0], dst=prefix[1], proto=proto, sport=sport, dport=dport),

@@ -1,5 +1,7 @@
 """`vnic xfrm state`: lines of Linux hosts, pasted with `ip` replaced by `vnic`."""
 
+from typing import Literal
+
 import pytest
 from conftest import Command
 from hypothesis import HealthCheck, given, settings
@@ -486,7 +488,8 @@ def sas(draw: st.DrawFn) -> api.Sa:
     """Any SA as the daemon would show it with its keys."""
     ipv6 = draw(st.booleans())
     src, dst = ("2001:db8::1", "2001:db8::2") if ipv6 else ("192.0.2.1", "192.0.2.2")
-    proto = draw(st.sampled_from(["esp", "ah"]))
+    protocols: list[Literal["esp", "ah"]] = ["esp", "ah"]
+    proto = draw(st.sampled_from(protocols))
     encryption = draw(st.sampled_from(sorted(NAMED_KEYS))) if proto == "esp" else None
     integrity = None
     if proto == "ah" or not str(encryption).startswith("aes-gcm"):
