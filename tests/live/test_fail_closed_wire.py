@@ -110,6 +110,7 @@ def attack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             yield Attack(pair, sas[LEFT][0], datagrams, wire)
 
 
+@pytest.mark.rule(184)
 def test_replayed_frame_is_a_duplicate(attack: Attack) -> None:
     frame = attack.sealed(b"once only")
     with attack.counted("in_replay_duplicate", 3):
@@ -117,6 +118,7 @@ def test_replayed_frame_is_a_duplicate(attack: Attack) -> None:
             attack.wire.send(frame)
 
 
+@pytest.mark.rule(184)
 def test_replayed_frame_from_behind_the_window_is_too_old(attack: Attack) -> None:
     frame = attack.sealed(b"long ago")
     for number in range(SMALLEST_WINDOW):
@@ -139,11 +141,9 @@ def test_corrupted_frame_fails_the_integrity_check(attack: Attack, place: str) -
     frame = bytearray(attack.sealed(bytes(200)))
     header = outer(bytes(frame))
     assert header is not None
-    # Behind SPI and number: the IV of ESP, or the ICV of AH.
-    at = {"first": header.offset + 12, "middle": (header.offset + len(frame)) // 2, "icv": len(frame) - 1}[
-        place
-    ]
-    frame[at] ^= 0x01
+    # The first byte behind SPI and number is of the IV of ESP, or of the ICV of AH.
+    places = {"first": header.offset + 12, "middle": (header.offset + len(frame)) // 2, "last": -1}
+    frame[places[place]] ^= 0x01
     with attack.counted("in_icv"):
         attack.wire.send(bytes(frame))
 

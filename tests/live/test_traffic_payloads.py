@@ -49,6 +49,7 @@ def test_echoes_of_every_length_come_back_unchanged(clean_pair: Pair, suite: Sui
     assert unanswered == []
 
 
+@pytest.mark.rule(16)
 def test_transport_mode_takes_whole_packets_and_counts_the_fragments_it_cannot_take(clean_pair: Pair) -> None:
     """RFC 4303 §3.1.1: transport mode protects whole packets; what the host cut before ends here, counted."""
     pair = clean_pair
