@@ -89,7 +89,6 @@ CASES: dict[str, tuple[AddSa, NdisStatus, str]] = {
     ),
     "two families": (replace(add_request(GCM), source=V6[0]), INVALID_DATA, "source"),
     "spi 0": (add_request(replace(GCM, spi=0)), INVALID_DATA, "elements[0].spi"),
-    "spi 0": (add_request(replace(GCM, spi=0)), INVALID_DATA, "elements[0].spi"),
     "spi of 33 bits": (add_request(replace(GCM, spi=1 << 32)), INVALID_DATA, "elements[0].spi"),
     "unknown encryption": (
         with_element(GCM, encryption=AlgorithmInfo(0x200, key(16))),
