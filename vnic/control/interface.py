@@ -13,6 +13,7 @@ Source: https://varlink.org/Interface-Definition; NDIS members by the names of t
 import contextlib
 import dataclasses
 import inspect
+import logging
 import sys
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -23,6 +24,8 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from asyncvarlink import AnnotatedResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
 from vnic.errors import RequestError, VnicError
+
+log = logging.getLogger(__name__)
 
 INTERFACE = "io.vnic.Adapter"
 
@@ -81,9 +84,13 @@ class Call(Generic[Reply_co]):
     streams: ClassVar[bool] = False
     """Whether replies follow one another until the caller goes."""
 
+    def shows_keys(self) -> bool:
+        """Whether this very call asks for keys."""
+        return False
+
     def open_to_reader(self) -> bool:
         """Whether one who may only look may make this very call."""
-        return self.reader
+        return self.reader and not self.shows_keys()
 
     @classmethod
     def reply_type(cls) -> type[Reply_co]:
@@ -115,6 +122,19 @@ class Capture:
     """Which side; "off" ends the recording."""
     file: str | None = None
     """Absolute path of a file that does not exist yet."""
+
+
+@value
+class CaptureState:
+    """A recording under way, or one that a full disk or its limit has ended."""
+
+    place: CaptureWord
+    file: str
+    state: str
+    """"on" or "off: REASON"."""
+    frames_written: int
+    frames_lost: int
+    """Frames not recorded because the disk was too slow or refused."""
 
 
 @value
@@ -344,7 +364,7 @@ class AdapterState:
     non_ip: NonIpWord
     policy_default_in: DefaultWord
     policy_default_out: DefaultWord
-    capture: Capture | None
+    capture: CaptureState | None
     sa_count: int
     policy_count: int
     card: CardStatistics
@@ -610,8 +630,8 @@ class ListSas(Call[SasReply]):
     adapter: str | None = None
     reveal_keys: bool | None = None
 
-    def open_to_reader(self) -> bool:
-        return not self.reveal_keys
+    def shows_keys(self) -> bool:
+        return bool(self.reveal_keys)
 
 
 # ---------------------------------------------------------------------------------------- policies
@@ -791,6 +811,9 @@ class ExportKeys(Call[KeysReply]):
     format: str | None = None
     """Null is wireshark, the only one so far."""
 
+    def shows_keys(self) -> bool:
+        return True
+
 
 @call
 class GetDaemon(Call[DaemonReply]):
@@ -892,14 +915,16 @@ class AdapterInterface(VarlinkInterface, name=INTERFACE):
 
     errors = (Refused, PermissionDenied, InternalError)
 
-    def __init__(self, service: Service, *, administrator: bool) -> None:
+    def __init__(self, service: Service, *, administrator: bool, caller: str) -> None:
         """Serve one caller.
 
         Args:
             administrator: whether the caller may change things and see keys.
+            caller: who it is, for the log.
         """
         self.service = service
         self.administrator = administrator
+        self.caller = caller
 
     @classmethod
     def render_interface_description(cls, *, comments: bool = True) -> str:
@@ -909,13 +934,18 @@ class AdapterInterface(VarlinkInterface, name=INTERFACE):
         return resources.files(__package__).joinpath(f"{INTERFACE}.varlink").read_text(encoding="utf-8")
 
     def admit(self, request: Call[Any]) -> None:
-        """Let a call of this caller pass.
+        """Let a call of this caller pass, and note who changes things and who sees keys.
 
         Raises:
             PermissionDenied: it needs an administrator.
         """
-        if not self.administrator and not request.open_to_reader():
+        if request.open_to_reader():
+            return
+        if not self.administrator:
             raise PermissionDenied(message="only an administrator may do this; run it as root")
+        level = logging.WARNING if request.shows_keys() else logging.DEBUG
+        keys = " asks for keys" if request.shows_keys() else ""
+        log.log(level, "%s by %s%s", type(request).__name__, self.caller, keys)
 
 
 def fields_of(message: object) -> tuple[dataclasses.Field[Any], ...]:

@@ -167,8 +167,13 @@ class _Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self.server.limits.unread_length)
         registry = VarlinkInterfaceRegistry()
         registry.register_interface(VarlinkServiceInterface("vnic", "vnicd", __version__, "", registry))
-        administrator = self.role is Role.ADMINISTRATOR
-        registry.register_interface(AdapterInterface(self.server.service, administrator=administrator))
+        registry.register_interface(
+            AdapterInterface(
+                self.server.service,
+                administrator=self.role is Role.ADMINISTRATOR,
+                caller=f"uid {self.peer.uid}, pid {self.peer.pid}",
+            )
+        )
         self._registry = registry
 
     def connection_lost(self, error: Exception | None) -> None:

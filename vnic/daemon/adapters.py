@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from vnic.control.interface import (
     AddAdapter,
     Capture,
+    CaptureState,
     DefaultWord,
     EventWord,
     NonIpWord,
@@ -139,6 +140,19 @@ class Adapter:
         self._writer = writer
         self._connect()
         return old
+
+    def capture_state(self) -> CaptureState | None:
+        """Describe the recording there is, or None."""
+        writer = self._writer
+        if self.capture is None or writer is None:
+            return None
+        return CaptureState(
+            place=self.capture.place,
+            file=str(writer.path),
+            state=writer.state,
+            frames_written=writer.frames_written,
+            frames_lost=writer.frames_lost,
+        )
 
     def _connect(self) -> None:
         """Hand the forwarder both ports, with the recorder before the one it records."""

@@ -403,7 +403,6 @@ class Handlers:
                 field=field,
                 allowed="no keys",
             )
-        log.warning("keys are shown to an administrator who asked")
 
     async def _get_daemon(self, request: api.GetDaemon) -> api.DaemonReply:
         about = self._about

@@ -67,7 +67,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         non_ip="pass" if defaults.non_ip is PolicyAction.BYPASS else "drop",
         policy_default_in=_default_word(defaults.inbound),
         policy_default_out=_default_word(defaults.outbound),
-        capture=adapter.capture,
+        capture=adapter.capture_state(),
         sa_count=adapter.engine.sa_count,
         policy_count=len(adapter.engine.policies()),
         card=_card_statistics(adapter.engine.counters),

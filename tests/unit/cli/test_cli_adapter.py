@@ -152,7 +152,10 @@ def test_a_failed_adapter_says_why_and_a_capture_is_shown(vnic: Command) -> None
     import dataclasses
 
     failed = dataclasses.replace(
-        ADAPTER, state="failed", reason="the TAP is gone", capture=api.Capture(place="wire", file="/tmp/x")
+        ADAPTER,
+        state="failed",
+        reason="the TAP is gone",
+        capture=api.CaptureState(place="wire", file="/tmp/x", state="on", frames_written=0, frames_lost=0),
     )
     vnic.memory.answers[api.ListAdapters] = api.AdaptersReply(adapters=[failed])
     out = vnic("adapter").out

@@ -88,6 +88,20 @@ def test_permission_matrix(run: Run, tmp_path: Path, request_type: type[Call[Any
     run(work())
 
 
+def test_who_asks_for_keys_is_noted(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        async with lab(tmp_path) as made:
+            made.peer = ADMINISTRATOR
+            raw = await made.raw()
+            await raw.call("ListSas")
+            assert caplog.text == ""
+            await raw.call("ListSas", reveal_keys=True)
+            assert "ListSas by uid 1002, pid 3 asks for keys" in caplog.text
+            await raw.close()
+
+    run(work())
+
+
 def test_reader_who_asks_for_keys_is_denied(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:

@@ -371,7 +371,9 @@ def test_recording_can_be_switched_on_moved_and_off(tmp_path: Path, place: Any) 
         first, second = tmp_path / "first.pcapng", tmp_path / "second.pcapng"
         capture = Capture(place=place, file=str(first))
         await world.adapters.set(SetAdapter(name="left", capture=capture))
-        assert adapter.capture == capture
+        state = adapter.capture_state()
+        assert state is not None
+        assert (state.place, state.file, state.state) == (place, str(first), "on")
         world.host.port("tap0").arrive(FRAME)
         await settle()
         await world.adapters.set(SetAdapter(name="left", capture=Capture(place="wire", file=str(second))))
@@ -379,7 +381,7 @@ def test_recording_can_be_switched_on_moved_and_off(tmp_path: Path, place: Any) 
         world.host.port("tap0").arrive(FRAME + b"2")
         await settle()
         await world.adapters.set(SetAdapter(name="left", capture=Capture(place="off")))
-        assert adapter.capture is None
+        assert adapter.capture_state() is None
         world.host.port("tap0").arrive(FRAME + b"3")
         await settle()
         assert first.read_bytes().count(FRAME) == 1

@@ -148,7 +148,7 @@ def test_adapter_has_to_be_named_when_there_are_several() -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "status"),
     [
-        ({"spi": 5}, "spi", NdisStatus.INVALID_DATA),
+        ({"spi": 0}, "spi", NdisStatus.INVALID_DATA),
         ({"spi": 1 << 40}, "spi", NdisStatus.INVALID_DATA),
         ({"src": "x"}, "src", NdisStatus.INVALID_DATA),
         ({"dst": "10.9.0.1/24"}, "dst", NdisStatus.INVALID_DATA),
