@@ -131,7 +131,7 @@ def test_sas_are_listed_oldest_first() -> None:
 def test_bad_sa_is_refused_before_the_nic_hears_of_it() -> None:
     nic, sad = database()
     with pytest.raises(RequestError):
-        sad.add(association(spi=1), 0.0)
+        sad.add(association(spi=0), 0.0)
     assert (nic.requests, list(sad), sad.generation) == ([], [], 0)
 
 
