@@ -221,8 +221,11 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
         f"sas {state.sa_count} policies {state.policy_count} default in {state.policy_default_in} "
         f"out {state.policy_default_out} nonip {state.non_ip}",
     ]
-    if state.capture is not None and state.capture.place != "off":
-        lines.append(f"capture {state.capture.place} {state.capture.file}")
+    if (capture := state.capture) is not None:
+        lost = f" lost {capture.frames_lost}" if capture.frames_lost else ""
+        lines.append(
+            f"capture {capture.place} {capture.file} {capture.state} frames {capture.frames_written}{lost}"
+        )
     if options.statistics or options.details:
         card = state.card
         lines += [

@@ -41,7 +41,7 @@ def exit_code(error: VnicError) -> int:
 
 
 def text(error: VnicError, command: str, line: Line | None = None) -> str:
-    """Write an error on one line: `vnic: xfrm state add: spi: 0x10 is out of range; allowed: …`."""
+    """Write an error on one line: `vnic: xfrm state add: spi: 0x0 is out of range; allowed: …`."""
     parts = ["vnic"]
     if line is not None:
         parts.append(f"{line.file}:{line.number}")

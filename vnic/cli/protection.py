@@ -7,7 +7,7 @@ A key leaves as hexadecimal text in a message whose repr hides it; no message fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vnic.cli import values
 from vnic.cli.grammar import FILES, Found, Group, Nothing, Refusal, Series, Value, Vocabulary, Word
@@ -193,18 +193,18 @@ def _from_kernel(found: Found, said: Sequence[str], proto: str, keys: KeyReader)
         raise UsageError("is given twice", field="auth-trunc", allowed="auth or auth-trunc")
     if "aead" in said:
         return _from_aead(found.need("aead", tuple), proto, keys)
-    made: dict[str, str | int | None] = {}
+    made = Protection()
     if "enc" in said:
         name, source = found.need("enc", tuple)
-        encryption, key = _row("enc", _rows("enc", name, _ENC, encryptions_named(name)), source, keys)
-        made |= {"encryption": encryption.name, "encryption_key": key}
+        row, key = _row("enc", _rows("enc", name, _ENC, encryptions_named(name)), source, keys)
+        made = replace(made, encryption=row.name, encryption_key=key)
     for word in ("auth", "auth-trunc"):
         if word in said:
             name, source, *rest = found.need(word, tuple)
-            integrity, key = _row(word, _rows(word, name, _AUTH, integrities_named(name)), source, keys)
-            bits = _icv(word, integrity, rest[0] if rest else KERNEL_AUTH_BITS)
-            made |= {"integrity": integrity.name, "integrity_key": key, "icv_length": bits}
-    return Protection(**made)  # type: ignore[arg-type]
+            row, key = _row(word, _rows(word, name, _AUTH, integrities_named(name)), source, keys)
+            bits = _icv(word, row, rest[0] if rest else KERNEL_AUTH_BITS)
+            made = replace(made, integrity=row.name, integrity_key=key, icv_length=bits)
+    return made
 
 
 def _from_aead(said: tuple[str, KeySource, int], proto: str, keys: KeyReader) -> Protection:
@@ -219,22 +219,26 @@ def _from_aead(said: tuple[str, KeySource, int], proto: str, keys: KeyReader) ->
 
 
 def _from_short(found: Found, rows: Sequence[Row], keys: KeyReader) -> Protection:
-    made: dict[str, str | int | None] = {}
+    made = Protection()
     for row in rows:
-        part = "encryption" if isinstance(row, Encryption) else "integrity"
-        if part in made:
+        is_encryption = isinstance(row, Encryption)
+        first = made.encryption if is_encryption else made.integrity
+        if first is not None:
+            what = "encryption" if is_encryption else "integrity"
             raise UsageError(
-                f"a second {part} algorithm beside {made[part]}", field=row.name, allowed="one of each"
+                f"a second {what} algorithm beside {first}", field=row.name, allowed="one of each"
             )
-        made[part] = row.name
-        if not row.key_length:
-            continue
-        words = found.need(row.name, Found)
-        made[f"{part}_key"] = _row(row.name, (row,), words.need("key", KeySource), keys)[1]
+        words = found.need(row.name, Found) if row.key_length else Found()
+        source = words.get("key", KeySource)
+        key = None if source is None else _row(row.name, (row,), source, keys)[1]
+        if is_encryption:
+            made = replace(made, encryption=row.name, encryption_key=key)
+        else:
+            made = replace(made, integrity=row.name, integrity_key=key)
         bits = words.get("icv", int)
         if bits is not None:
-            made["icv_length"] = _icv(f"{row.name} icv", row, bits)
-    return Protection(**made)  # type: ignore[arg-type]
+            made = replace(made, icv_length=_icv(f"{row.name} icv", row, bits))
+    return made
 
 
 def _rows(word: str, name: str, mine: Sequence[Row], named: Sequence[Row]) -> Sequence[Row]:
@@ -264,7 +268,7 @@ def _row(word: str, rows: Sequence[Row], source: KeySource, keys: KeyReader) -> 
     lengths = [str(row.key_length) for row in rows]
     allowed = " or ".join(filter(None, (", ".join(lengths[:-1]), lengths[-1]))) + f" bytes{salt}"
     raise UsageError(
-        f"{rows[0].kernel_name} does not take a key of {len(key)} bytes",
+        f"a key of {len(key)} bytes does not fit {rows[0].kernel_name}",
         field=word,
         value=f"{len(key)} bytes",
         allowed=allowed,

@@ -1,6 +1,7 @@
 """`vnic adapter`."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from conftest import Command
@@ -149,18 +150,16 @@ def test_more_is_shown_when_asked_for(vnic: Command) -> None:
 
 
 def test_a_failed_adapter_says_why_and_a_capture_is_shown(vnic: Command) -> None:
-    import dataclasses
-
-    failed = dataclasses.replace(
+    failed = replace(
         ADAPTER,
         state="failed",
         reason="the TAP is gone",
-        capture=api.CaptureState(place="wire", file="/tmp/x", state="on", frames_written=0, frames_lost=0),
+        capture=api.CaptureState(place="wire", file="/tmp/x", state="on", frames_written=7, frames_lost=2),
     )
     vnic.memory.answers[api.ListAdapters] = api.AdaptersReply(adapters=[failed])
     out = vnic("adapter").out
     assert out.startswith("left: failed (the TAP is gone) engine reference\n")
-    assert "    capture wire /tmp/x\n" in out
+    assert "    capture wire /tmp/x on frames 7 lost 2\n" in out
 
 
 def test_without_adapters_there_is_nothing_to_read(vnic: Command) -> None:
