@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from card import AH, CBC, GCM, LEFT, RIGHT, Layer, Pair
-from traffic import Sniffer, is_sealed, ping, wait_until
+from traffic import Sniffer, digest, is_sealed, ping, tcp, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -81,6 +82,26 @@ def test_mtu_that_was_set_stays_until_the_default_is_asked_for(clean_pair: Pair)
     assert pair.daemon.adapter(LEFT)["tap"]["mtu_default"] is False
     pair.daemon.vnic("adapter", "set", LEFT, "mtu", "default")
     assert mtu_of(pair) == 1446
+
+
+def test_jumbo_wire_carries_jumbo_packets(veth_pair: Pair) -> None:
+    """A card that is plugged in anew takes over the MTU of its wire."""
+    pair = veth_pair
+    pair.protect([Layer(GCM, "tunnel")])
+    for end in pair.ends:
+        end.namespace.ip("link", "set", end.device, "mtu", "9000")
+    for name in (LEFT, RIGHT):
+        pair.daemon.vnic("adapter", "set", name, "wire", "none")
+    for name, wire in zip((LEFT, RIGHT), pair.wires, strict=True):
+        pair.daemon.vnic("adapter", "set", name, "wire", *wire.split())
+    # 9000 - 20 - 8 - 8 - 16 = 8948, less 2.
+    assert mtu_of(pair) == 8946
+    with Sniffer(pair.ends[0].namespace, pair.ends[0].device) as sniffer:
+        assert ping(pair.left, pair.right.addresses[4], size=8946 - IP_AND_ICMP, count=2) == 2
+        lengths = {len(frame) for frame, _ in sniffer.frames if is_sealed(frame)}
+    assert lengths == {9000 + ETHERNET}
+    payload = os.urandom(1 << 20)
+    assert tcp(pair.left, pair.right, 4, payload) == digest(payload)
 
 
 def test_packets_too_big_for_the_wire_once_protected_end_counted_and_not_in_clear(clean_pair: Pair) -> None:

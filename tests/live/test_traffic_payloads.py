@@ -7,12 +7,16 @@ into fragments by the host, of which each is sealed by itself.
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 from card import CBC, GCM, LEFT, SUITES, Layer, Pair, Suite
 from traffic import Datagrams, ping
 
 pytestmark = pytest.mark.live
+
+UDP_SEGMENT = 103
+"""Socket option of linux/udp.h."""
 
 IP_AND_UDP = {4: 28, 6: 48}
 LONG = (2_000, 2_961, 4_096, 8_973, 9_000, 16_384, 32_768, 50_001, 65_000)
@@ -63,3 +67,18 @@ def test_transport_mode_takes_whole_packets_and_counts_the_fragments_it_cannot_t
         with pytest.raises(TimeoutError):
             datagrams.ends[1].recv(1)
     assert pair.daemon.drops(LEFT)["out_fragment"] == 2
+
+
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+def test_datagrams_handed_over_as_one_superframe_arrive_one_by_one(clean_pair: Pair, mode: str) -> None:
+    """UDP_SEGMENT: the host gives the card up to 64 KiB at once, and the card cuts before it seals."""
+    pair = clean_pair
+    pair.protect([Layer(GCM, mode)])
+    payload, size = os.urandom(30_500), 1000
+    with Datagrams(pair.left, pair.right, 4) as datagrams:
+        left, right = datagrams.ends
+        left.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+        left.send(payload)
+        parts = [right.recv(2 * size) for _ in range(-(-len(payload) // size))]
+    assert [len(part) for part in parts] == [size] * 30 + [500]
+    assert b"".join(parts) == payload
