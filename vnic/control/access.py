@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
-_SO_PEERGROUPS = 59
+_SO_PEERGROUPS = 59  # asm-generic/socket.h: x86, Arm, RISC-V, POWER, s390
 _GID = struct.Struct("I")
 _GROUPS_LENGTH = 1024  # what Python lets one ask for: 256 groups
 

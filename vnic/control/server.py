@@ -265,7 +265,8 @@ class _Connection(asyncio.Protocol):
     async def _serve(self, message: bytes) -> None:
         """Carry out one call and answer it."""
         try:
-            given = decode(message)
+            # Some clients write out what they leave out.
+            given = {member: value for member, value in decode(message).items() if value is not None}
             if len(str(given.get("method", ""))) > _METHOD_LIMIT:
                 raise ValueError("method")
             call = VarlinkMethodCall.fromjson(given)

@@ -105,7 +105,7 @@ class Adapter:
         """
         if self.failure:
             raise RequestError(
-                f"adapter {self.name} has failed ({self.failure}); delete it and add it again",
+                f"adapter {self.name} is out of use ({self.failure}); delete it and add it again",
                 field="adapter",
                 value=self.name,
                 allowed="an adapter that runs",
@@ -371,6 +371,8 @@ class Adapters:
             adapter = self.require(name, "name")
             peer = self.peer_of(adapter)
             del self._by_name[name]
+            # A request that found it before may still be on its way.
+            adapter.failure = "it was deleted"
             writer = adapter.close()
         if writer is not None:
             await asyncio.to_thread(writer.close)

@@ -128,8 +128,8 @@ class Handlers:
 
     async def _offload(self, adapter_name: str | None, message: api.Sa, *, replace: bool) -> api.SaReply:
         adapter = self._adapters.require(adapter_name)
-        adapter.require_running()
         direction = await self._direction_of(adapter, message)
+        adapter.require_running()
         try:
             sa = values.sa_of(message, direction).checked()
         except OidError:
@@ -149,6 +149,7 @@ class Handlers:
             return Direction(message.direction)
         source = values.address_of(message.src, "src")
         destination = values.address_of(message.dst, "dst")
+        adapter.require_running()
         tap = adapter.tap
         own = {
             values.address_of(address.partition("/")[0], "address")

@@ -238,7 +238,10 @@ def _listen(control: Control, access: Access) -> socket.socket:
     try:
         directory.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
     except OSError as error:
-        raise ControlError(f"cannot make {directory} for the control socket: {error.strerror}") from error
+        raise ControlError(
+            f"cannot make {directory} for the control socket: {error.strerror}; run vnicd as root, or name "
+            "another [control] socket"
+        ) from error
     return listen(control.socket, access.socket_group)
 
 

@@ -198,6 +198,18 @@ def test_oneway_call_is_carried_out_and_not_answered(run: Run, tmp_path: Path) -
     run(work())
 
 
+def test_members_written_out_as_null_count_as_left_out(run: Run, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with lab(tmp_path) as made:
+            raw = await made.raw()
+            call = {"method": "io.vnic.Adapter.ListDropReasons", "parameters": None, "more": None}
+            await raw.send(msgspec.json.encode(call) + b"\0")
+            assert "error" not in await raw.reply()
+            await raw.close()
+
+    run(work())
+
+
 def test_call_sent_in_single_bytes_is_understood(run: Run, tmp_path: Path) -> None:
     async def work() -> None:
         async with lab(tmp_path) as made:

@@ -134,6 +134,19 @@ def test_direction_that_does_not_follow_has_to_be_said(src: str, dst: str, words
     run(work())
 
 
+def test_adapter_deleted_while_its_addresses_are_asked_gets_no_sa() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            desk.world.host.slow = asyncio.Event()
+            adding = asyncio.create_task(desk.refused(api.AddSa(sa=SA), "adapter"))
+            await asyncio.sleep(0.01)
+            await desk.call(api.DeleteAdapter(name="left"))
+            desk.world.host.slow.set()
+            assert "it was deleted" in str(await adding)
+
+    run(work())
+
+
 def test_adapter_has_to_be_named_when_there_are_several() -> None:
     async def work() -> None:
         async with Desk("left", "right") as desk:
