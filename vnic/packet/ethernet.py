@@ -1,4 +1,4 @@
-"""Ethernet II, with up to two VLAN tags.
+"""Ethernet II, with VLAN tags.
 
 Law: finds where the IP packet starts; never changes a frame.
 
@@ -19,15 +19,18 @@ ETHERTYPE_VLAN = 0x8100
 ETHERTYPE_IPV6 = 0x86DD
 ETHERTYPE_QINQ = 0x88A8
 
+_MAX_TAGS = 8
+"""Linux stacks no more virtual devices than this (MAX_NEST_DEV), so no more tags come from interfaces."""
+
 
 def ethertype(frame: bytes | bytearray) -> tuple[int, int]:
-    """Give the EtherType behind at most two VLAN tags, and the offset of what follows it.
+    """Give the EtherType behind the VLAN tags, and the offset of what follows it.
 
-    A frame too short for its headers has EtherType 0.
+    A frame too short for its headers, or with more tags than Linux can stack, has EtherType 0.
     """
     length = len(frame)
     offset = 12
-    for _ in range(3):
+    for _ in range(_MAX_TAGS + 1):
         if length < offset + 2:
             return 0, 0
         value = frame[offset] << 8 | frame[offset + 1]

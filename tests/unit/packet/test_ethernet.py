@@ -29,11 +29,19 @@ ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
     ],
     ids=lambda value: value.summary() if isinstance(value, Packet) else "",
 )
-def test_ethertype_is_found_behind_at_most_two_tags(packet: Packet, kind: int, offset: int) -> None:
+def test_ethertype_is_found_behind_tags(packet: Packet, kind: int, offset: int) -> None:
     frame = bytes(packet)
     assert ethertype(frame) == (kind, offset)
     assert ip_offset(frame) == (offset if kind in (0x0800, 0x86DD) else 0)
     assert ip_offset(bytearray(frame)) == ip_offset(frame)
+
+
+def test_stack_of_tags_hides_ip_only_beyond_what_linux_can_make() -> None:
+    packet: Packet = ETHER
+    for tags in range(1, 12):
+        packet = packet / Dot1Q(vlan=tags)
+        expected = 14 + 4 * tags if tags <= 8 else 0
+        assert ip_offset(bytes(packet / IP() / UDP())) == expected
 
 
 def test_frame_with_a_length_instead_of_a_type_carries_no_ip() -> None:
