@@ -224,3 +224,35 @@ def test_adapter_that_only_fails_is_given_up() -> None:
         bench.close()
 
     run(work())
+
+
+def test_defect_on_the_way_in_is_counted_too() -> None:
+    async def work() -> None:
+        bench = Bench()
+        wire = bench.wire
+        assert isinstance(wire, FakePort)
+        bench.tap.send_failure = ValueError("a defect of the port")
+        wire.arrive(FRAME)
+        await settle()
+        assert (bench.forwarder.errors, bench.failures) == (1, [])
+        bench.close()
+
+    run(work())
+
+
+def test_frames_that_wait_on_a_link_are_left_when_it_stops() -> None:
+    async def work() -> None:
+        left_end, right_end = LinkPort("left"), LinkPort("right")
+        join(left_end, right_end)
+        right = Bench(right_end)
+        left_end.send_burst([NetBuffer(bytearray(FRAME))])
+        right.forwarder.stop()
+        await settle()
+        assert right.tap.sent == []
+        right.forwarder.start()
+        await settle()
+        assert frames_of(right.tap.sent) == [FRAME]
+        right.close()
+        left_end.close()
+
+    run(work())
