@@ -329,8 +329,6 @@ class Inbound:
     def _strip_ah(self, frame: bytearray, header: IpHeader, state: SaState) -> None:
         """Take AH off a frame, in place."""
         start = header.payload_offset
-        if header.end < start + AH_FIXED_LENGTH:
-            raise _Dropped(DropReason.IN_SYNTAX, state)
         next_header = frame[start]
         payload = start + ah_length(frame[start + 1])
         shortest = start + AH_FIXED_LENGTH + state.sa.iv_length + state.sa.icv_length

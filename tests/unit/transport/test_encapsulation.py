@@ -32,6 +32,10 @@ from transport_lab import (
 from vnic.ipsec.association import SecurityAssociation
 from vnic.ipsec.policy import Template
 from vnic.ndis.netbuffer import NetBuffer
+from vnic.ndis.status import NdisStatus
+from vnic.packet.ip import parse_ip
+from vnic.packet.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
+from vnic.transport.segmentation import segments
 
 V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 V6 = {"src": "fd01::1", "dst": "fd02::1"}
@@ -559,6 +563,33 @@ def test_largest_packet_of_the_host_just_fits_the_wire(shape: str, wire_mtu: int
     card.outbound.wire_mtu = 20000
     (larger,) = card.framed(sized(version, largest + 1))
     assert len(larger.frame) - 14 > wire_mtu
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["TCP", "TCP with DF", "UDP"])
+def test_superframe_becomes_the_frames_its_segments_would_become_one_by_one(shape: str, kind: str) -> None:
+    version, templates, sas = SHAPES[shape]
+    ip = INNER[version].copy()
+    ip.remove_payload()
+    if version == 4:
+        ip.id = 700
+        ip.flags = "DF" if kind.endswith("DF") else ""
+    data = bytes(index * 31 & 0xFF for index in range(4700))
+    packet = ip / (UDP(sport=1, dport=2) if kind == "UDP" else TCP(sport=1, dport=2, flags="PA")) / data
+    raw = bytearray(bytes(packet))
+    pieces = segments(raw, parse_ip(raw, 0), 8 if kind == "UDP" else 20, 1000)
+    one_by_one = card_of(version, templates, sas).framed(
+        *[bytearray(bytes(ETHER / (IP if version == 4 else IPv6)(b"".join(piece)))) for piece in pieces]
+    )
+    gso = GSO_UDP_L4 if kind == "UDP" else GSO_TCPV4 if version == 4 else GSO_TCPV6
+    card = card_of(version, templates, sas)
+    at_once = card.framed(packet, vnet=VnetHeader(NEEDS_CSUM, gso, 0, 1000, 0, 0))
+    assert len(at_once) == 5
+    assert [(bytes(one.frame), one.transmit) for one in at_once] == [
+        (bytes(one.frame), one.transmit) for one in one_by_one
+    ]
+    card.nic.send(at_once)
+    assert {buffer.status for buffer in at_once} == {NdisStatus.SUCCESS}
 
 
 def test_largest_packet_is_the_wire_itself_while_nothing_protects() -> None:

@@ -643,7 +643,7 @@ def test_memory_of_flows_is_bounded() -> None:
 
 
 def test_memory_of_one_flow_is_bounded_however_its_headers_vary() -> None:
-    card = protected(wire_mtu=65535, encryption="aes-cbc-128", integrity="hmac-sha1-96")
+    card = protected(wire_mtu=65535)
     for words in range(4096):
         options = bytes([17, words % 256]) + bytes(6 + 8 * (words % 256))
         body = options + b"\0\1\0\2\0\x08\0\0" + bytes(words // 256)
@@ -653,6 +653,19 @@ def test_memory_of_one_flow_is_bounded_however_its_headers_vary() -> None:
     (verdict,) = card.outbound._flows.values()
     assert len(verdict._infos) <= 512  # type: ignore[union-attr]
     assert len(verdict._outer_headers) <= 512  # type: ignore[union-attr]
+
+
+def test_sa_that_two_policies_use_alone_and_in_a_bundle_changes_over_between_bursts() -> None:
+    card = Card()
+    card.spd.add(policy(OUT, selector(protocol=17), T_ESP))
+    card.spd.add(policy(OUT, ANY, T_ESP, template(AH, TRANSPORT)))
+    card.sad.add(association(OUT, TRANSPORT, "10.1.0.1", "10.2.0.1"), 0.0)
+    card.sad.add(association(OUT, TRANSPORT, "10.1.0.1", "10.2.0.1", protocol=AH), 0.0)
+    for _ in range(3):
+        (alone,) = card.sent(UDP4)
+        (both,) = card.sent(IP(**V4) / TCP() / b"payload")
+        assert (Ether(bytes(alone))[IP].proto, Ether(bytes(both))[IP].proto) == (50, 51)
+    assert names(card) == {}
 
 
 def test_icmp_is_matched_by_type_and_code() -> None:
