@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 
 import pytest
-from conftest import Command
 from fake_daemon import ADAPTER
+from in_process import Command
 
 from vnic.control import interface as api
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
 from fake_daemon import ADDED_ELSEWHERE, LOST, SA_ADDED, SUBSCRIBED, FakeDaemon
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_process import Command
 
 from vnic import __version__
 from vnic.cli import help as help_module

@@ -1,7 +1,7 @@
 """`vnic policy`: our own words, and those of `ip` beside them."""
 
 import pytest
-from conftest import Command
+from in_process import Command
 
 from vnic.control import interface as api
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from in_process import Command
 
 from vnic.control import interface as api
 from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES

@@ -3,9 +3,9 @@
 from typing import Literal
 
 import pytest
-from conftest import Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_process import Command
 
 from vnic.control import interface as api
 
