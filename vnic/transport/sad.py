@@ -105,6 +105,8 @@ class Sad:
         self.table: dict[SaId, SaState] = {}
         self.inbound: dict[tuple[bytes, int, int], SaState] = {}
         self.generation = 0
+        self._outbound: dict[tuple[int, bytes | None], list[SaState]] = {}
+        self._outbound_generation = -1
 
     def __iter__(self) -> Iterator[SaState]:
         return iter(self.table.values())
@@ -249,17 +251,14 @@ class Sad:
         """
         best: SaState | None = None
         best_rank = (False, False)
-        for state in self.table.values():
+        for state in self._candidates(template.reqid, destination):
             sa = state.sa
             if (
-                sa.direction is not Direction.OUTBOUND
-                or not state.handle
+                not state.handle
                 or sa.protocol is not template.protocol
                 or sa.mode is not template.mode
-                or sa.destination != destination
                 or (any(sa.source) and sa.source != source)
                 or template.spi not in (0, sa.spi)
-                or (template.reqid and sa.reqid != template.reqid)
                 or (sa.selector is not None and sa.selector.match(flow) is not Match.YES)
             ):
                 continue
@@ -271,17 +270,26 @@ class Sad:
 
     def fitting(self, template: Template) -> Iterator[SaState]:
         """Outbound SAs that a template could ever choose, whatever the packet."""
-        for state in self.table.values():
+        for state in self._candidates(template.reqid, template.destination):
             sa = state.sa
-            if (
-                sa.direction is Direction.OUTBOUND
-                and sa.protocol is template.protocol
-                and sa.mode is template.mode
-                and template.reqid in (0, sa.reqid)
-                and template.spi in (0, sa.spi)
-                and template.destination in (None, sa.destination)
-            ):
+            if sa.protocol is template.protocol and sa.mode is template.mode and template.spi in (0, sa.spi):
                 yield state
+
+    def _candidates(self, reqid: int, destination: bytes | None) -> list[SaState]:
+        """Outbound SAs with this reqid and destination, oldest first; 0 and None are any.
+
+        The index lasts until the next change, so that neither a new flow nor a look at every policy has to
+        search all SAs.
+        """
+        if self._outbound_generation != self.generation:
+            self._outbound_generation = self.generation
+            self._outbound = {}
+            for state in self.table.values():
+                sa = state.sa
+                if sa.direction is Direction.OUTBOUND:
+                    for key in {(a, b) for a in (sa.reqid, 0) for b in (sa.destination, None)}:
+                        self._outbound.setdefault(key, []).append(state)
+        return self._outbound.get((reqid, destination), [])
 
     def _state(self, sa_id: SaId) -> SaState:
         try:
