@@ -183,6 +183,20 @@ def test_every_shape_of_protection_comes_through(shape: str) -> None:
         assert report.sequence_number == report.counters.packets == 2 * len(packets)
 
 
+def test_sa_wanted_alone_and_in_a_bundle_by_one_burst_costs_frames_and_never_sends_them_open() -> None:
+    card = engine()
+    card.add_policy(policy(OUT, selector(protocol=17), T_ESP))
+    card.add_policy(policy(OUT, ANY, T_ESP, T_AH, priority=1))
+    for sa in (ESP_T, AH_T):
+        card.add_sa(sa, 0.0)
+    burst = [UDP4, IP(**V4) / TCP() / b"SECRET", UDP4, IP(**V4) / TCP() / b"SECRET"]
+    wire = send(card, *burst)
+    assert wire
+    assert not any(b"SECRET" in frame for frame in wire)
+    assert len(wire) + drops(card).get("out_nic", 0) == len(burst)
+    assert all(len(send(card, packet)) == 1 for packet in burst)
+
+
 def test_nothing_of_the_payload_is_on_the_wire() -> None:
     cards = tunnel()
     (wire,) = send(cards[0], UDP4)
