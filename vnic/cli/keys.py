@@ -3,7 +3,8 @@
 Law: the text of a key goes into no message, no repr and no attribute that another module prints.
 
     file:PATH   hexadecimal text (0x in front, white space and colons allowed) or, if the file holds any
-                other character, its bytes as they are; a file that everybody may read or write is refused
+                other character, its bytes as they are; with a warning when everybody
+                may read or write the file
     -           one line of standard input, hexadecimal; the first `-` of a command takes the first line.
                 On a terminal it is asked for and not echoed
     0x…         the key in hexadecimal, and anything else its bytes, as `ip xfrm` reads them; with a
@@ -121,11 +122,8 @@ class KeyReader:
             with open(path, "rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
                 if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH):
-                    raise UsageError(
-                        "everybody may read or write the key file; run chmod 600 on it and make a new key",
-                        field=word,
-                        value=path,
-                        allowed="a file for its owner and group alone",
+                    self._warn(
+                        f"everybody may read or write the key file {path}; chmod 600 it, make a new key"
                     )
                 content = file.read(MAX_KEY_FILE_BYTES + 1)
         except OSError as error:

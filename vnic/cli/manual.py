@@ -122,7 +122,7 @@ KEYS = (
     (
         "file:PATH",
         "hexadecimal text (0x in front, white space and colons allowed), or any other bytes as they are. "
-        "A file that everybody may read or write is refused.",
+        "A file that everybody may read or write is warned of.",
     ),
     (
         "-",
