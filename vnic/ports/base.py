@@ -15,6 +15,14 @@ from vnic.ndis.netbuffer import NetBuffer
 BURST_FRAMES = 64
 """Frames taken per wake-up at the most, so that the control socket stays alive under load."""
 
+BURST_BYTES = 128 * 1024
+"""No further frame is taken in a wake-up that has taken this many bytes: two or three superframes of the host
+become some 140 packets, a millisecond of work."""
+
+BURST_PACKETS = 256
+"""Like BURST_FRAMES, for a port whose frames are single packets that cost no system call: room for what
+BURST_BYTES become, so that the segments of a superframe come out as they went in, together."""
+
 
 @dataclass(slots=True)
 class PortCounters:
@@ -52,7 +60,7 @@ class Port(Protocol):
         ...
 
     def receive_burst(self) -> list[NetBuffer]:
-        """Take the frames that wait, at most BURST_FRAMES; an empty list when there are none.
+        """Take the frames that wait, at most BURST_FRAMES (BURST_PACKETS); an empty list when there are none.
 
         Raises:
             PortError: the device is gone (removed by somebody); the port is of no further use.

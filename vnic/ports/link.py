@@ -12,7 +12,7 @@ from vnic.errors import RequestError
 from vnic.ipsec.drops import DropReason
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
-from vnic.ports.base import BURST_FRAMES, PortCounters
+from vnic.ports.base import BURST_PACKETS, PortCounters
 from vnic.ports.offloads import OFFLOADS, ON
 
 QUEUE_FRAMES = 4096
@@ -73,13 +73,13 @@ class LinkPort:
 
     def receive_burst(self) -> list[NetBuffer]:
         queue = self._queue
-        if len(queue) <= BURST_FRAMES:
+        if len(queue) <= BURST_PACKETS:
             burst = list(queue)
             queue.clear()
             received_bytes = self._queued_bytes
         else:
             take = queue.popleft
-            burst = [take() for _ in range(BURST_FRAMES)]
+            burst = [take() for _ in range(BURST_PACKETS)]
             received_bytes = sum(len(buffer.frame) for buffer in burst)
         self._queued_bytes -= received_bytes
         counters = self.counters

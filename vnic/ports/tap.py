@@ -26,7 +26,7 @@ from vnic.netlink import links
 from vnic.netlink.namespaces import run_in
 from vnic.netlink.refusals import refusal, where
 from vnic.packet.vnet import PLAIN, VNET_HEADER_LENGTH, VnetHeader
-from vnic.ports.base import BURST_FRAMES, PortCounters
+from vnic.ports.base import BURST_BYTES, BURST_FRAMES, PortCounters
 from vnic.ports.offloads import OFFLOADS, ON, check_offloads, off
 
 _CLONE_DEVICE = "/dev/net/tun"
@@ -111,6 +111,8 @@ class TapPort:
                 # Flags and GSO type both zero: a complete frame, whatever the other fields say.
                 plain = header[0] == 0 and header[1] == 0
                 append(NetBuffer(buffer[:length], None if plain else parse(header)))
+                if received_bytes >= BURST_BYTES:
+                    break
         except BlockingIOError:
             pass
         except OSError as error:

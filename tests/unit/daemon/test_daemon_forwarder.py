@@ -12,7 +12,7 @@ from vnic.daemon.forwarder import Forwarder
 from vnic.engine.contract import EngineEvent, EventKind
 from vnic.errors import PortError
 from vnic.ndis.netbuffer import NetBuffer
-from vnic.ports.base import BURST_FRAMES, Port
+from vnic.ports.base import BURST_FRAMES, BURST_PACKETS, Port
 from vnic.ports.link import LinkPort, join
 
 
@@ -91,9 +91,9 @@ def test_link_under_load_leaves_the_loop_to_others() -> None:
         left_end, right_end = LinkPort("left"), LinkPort("right")
         join(left_end, right_end)
         right = Bench(right_end)
-        left_end.send_burst([NetBuffer(bytearray(FRAME)) for _ in range(BURST_FRAMES * 10)])
+        left_end.send_burst([NetBuffer(bytearray(FRAME)) for _ in range(BURST_PACKETS * 10)])
         turns = 0
-        while len(right.tap.sent) < BURST_FRAMES * 10:
+        while len(right.tap.sent) < BURST_PACKETS * 10:
             await asyncio.sleep(0)
             turns += 1
         assert turns >= 10

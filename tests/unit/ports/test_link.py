@@ -8,7 +8,7 @@ from vnic.errors import RequestError
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, ReceiveInfo, TransmitInfo
 from vnic.ndis.status import CryptoStatus, NdisStatus
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
-from vnic.ports.base import BURST_FRAMES, Port
+from vnic.ports.base import BURST_PACKETS, Port
 from vnic.ports.link import LinkPort, join, unjoin
 
 
@@ -119,12 +119,12 @@ def test_queue_is_bounded_in_bytes_too() -> None:
 
 
 def test_byte_bound_holds_over_partly_taken_queues() -> None:
-    left, right = joined(queue_bytes=100 * 60)
-    left.send_burst(frames(100))
-    assert len(right.receive_burst()) == BURST_FRAMES
-    left.send_burst(frames(100))
-    assert left.counters.drops == {"link_queue_full": 100 - BURST_FRAMES}
-    assert len(right.receive_burst()) == BURST_FRAMES
+    left, right = joined(queue_bytes=300 * 60)
+    left.send_burst(frames(300))
+    assert len(right.receive_burst()) == BURST_PACKETS
+    left.send_burst(frames(300))
+    assert left.counters.drops == {"link_queue_full": 300 - BURST_PACKETS}
+    assert len(right.receive_burst()) == BURST_PACKETS
 
 
 def test_wake_is_called_when_the_queue_turns_non_empty_only() -> None:
@@ -146,9 +146,9 @@ def test_wake_is_called_again_while_a_burst_leaves_frames_behind() -> None:
     left, right = joined()
     wakes = Wakes()
     right.set_wake(wakes)
-    left.send_burst(frames(2 * BURST_FRAMES + 1))
+    left.send_burst(frames(2 * BURST_PACKETS + 1))
     assert wakes.count == 1
-    assert [len(right.receive_burst()) for _ in range(3)] == [BURST_FRAMES, BURST_FRAMES, 1]
+    assert [len(right.receive_burst()) for _ in range(3)] == [BURST_PACKETS, BURST_PACKETS, 1]
     assert wakes.count == 3
 
 

@@ -67,6 +67,15 @@ def test_header_that_asks_for_work_is_parsed(host: socket.socket, port: Port) ->
     assert len(buffer.frame) == 30_000
 
 
+def test_burst_ends_once_it_has_bytes_enough(
+    host: socket.socket, port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap, "BURST_BYTES", 4000)
+    for _ in range(5):
+        host.send(PLAIN.emit() + bytes(1001))
+    assert [len(port.receive_burst()) for _ in range(3)] == [4, 1, 0]
+
+
 def test_header_without_flags_and_gso_is_plain_whatever_its_offsets_say(
     host: socket.socket, port: Port
 ) -> None:
