@@ -45,6 +45,7 @@ OUTER_ADDRESS = {LEFT: "192.0.2.1", RIGHT: "192.0.2.2"}
 
 REFERENCE_DEVICE = "ref"
 CONGESTION_CONTROL = "cubic"
+IPERF_ATTEMPTS = 10
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -285,16 +286,18 @@ class Lab:
         The stream asks for cubic by itself: a namespace other than the first may not be given a default
         congestion control that the machine has not opened to everybody.
         """
-        options = [
-            "--client",
-            address,
-            "--time",
-            f"{seconds:g}",
-            "--congestion",
-            CONGESTION_CONTROL,
-            "--json",
-        ]
-        report = json.loads(self.run_in(LEFT, ["iperf3", *options], timeout_s=seconds + 20))
+        options = ["--client", address, "--time", f"{seconds:g}", "--congestion", CONGESTION_CONTROL]
+        for _ in range(IPERF_ATTEMPTS):
+            # With --json an error is in the report, and the exit code may be 0 all the same.
+            said = self.run_in(LEFT, ["iperf3", *options, "--json"], ok=(0, 1), timeout_s=seconds + 20)
+            report = json.loads(said)
+            if "error" not in report:
+                break
+            if "busy" not in report["error"]:
+                raise LabError(f"iperf3 to {address}: {report['error']}")
+            time.sleep(0.2)  # the server has not quite ended the test before
+        else:
+            raise LabError(f"the server of iperf3 stayed busy for {IPERF_ATTEMPTS} attempts")
         used = {report["end"][f"{end}_tcp_congestion"] for end in ("sender", "receiver")}
         if used != {CONGESTION_CONTROL}:
             raise LabError(f"the TCP stream used {', '.join(sorted(used))} instead of {CONGESTION_CONTROL}")
