@@ -26,6 +26,13 @@ def ones_complement_sum(data: Bytes) -> int:
     Returns:
         0 for data that is all zero, else 1 to 0xFFFF.
     """
+    total = unfolded_sum(data)
+    return total % 65535 or (0xFFFF if total else 0)
+
+
+def unfolded_sum(data: Bytes) -> int:
+    """Sum the 16-bit words of `data` as `ones_complement_sum` does, but leave the last folding to the caller,
+    who adds more: the result is equal modulo 65535, and 0 for data that is all zero alone."""
     total = int.from_bytes(data, "big")
     if len(data) & 1:
         total <<= 8
@@ -34,7 +41,7 @@ def ones_complement_sum(data: Bytes) -> int:
         total = (total >> 3840) + (total & _MASK_3840)
         total = (total >> 1920) + (total & _MASK_1920)
         total = (total >> 960) + (total & _MASK_960)
-    return total % 65535 or (0xFFFF if total else 0)
+    return total
 
 
 def checksum(data: Bytes) -> int:

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 
 from vnic.errors import PacketError
-from vnic.packet.checksum import fold, ones_complement_sum, pseudo_header_sum
+from vnic.packet.checksum import fold, ones_complement_sum, pseudo_header_sum, unfolded_sum
 from vnic.packet.ip import TCP, UDP, IpHeader
 from vnic.packet.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
 
@@ -150,11 +150,11 @@ def _tcp_segments(frame: bytearray, header: IpHeader, layer4: int, size: int) ->
             + now_flags
             + (sequence_number >> 16)
             + (sequence_number & 0xFFFF)
-            + ones_complement_sum(payload)
+            + unfolded_sum(payload)
         )
         _U32.pack_into(tcp, 4, sequence_number)
         tcp[13] = now_flags
-        _U16.pack_into(tcp, 16, 0xFFFF - fold(total))
+        _U16.pack_into(tcp, 16, -total % 65535)
         yield ip_header.emit(length, index), bytes(tcp), payload
         if last:
             return
@@ -206,7 +206,7 @@ class _IpHeaders:
             identification = (self._identification + index) & 0xFFFF
             _U16_PAIR.pack_into(template, _IPV4_LENGTH_FIELD, length, identification)
             _U16.pack_into(
-                template, _IPV4_CHECKSUM_FIELD, 0xFFFF - fold(self._constant + length + identification)
+                template, _IPV4_CHECKSUM_FIELD, -(self._constant + length + identification) % 65535
             )
         else:
             _U16.pack_into(template, _IPV6_LENGTH_FIELD, length - 40)
