@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from pyroute2 import netns
 
@@ -61,14 +61,39 @@ class Interrupted(BaseException):
         self.exit_code = 128 + number
 
 
+class _Spawning:
+    """A signal that comes while a program is being started waits until the program can be ended again."""
+
+    active = False
+    signal = 0
+
+
+def _spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a program, or be interrupted and leave none behind."""
+    _Spawning.active = True
+    try:
+        process = subprocess.Popen(command, **options)
+    finally:
+        _Spawning.active = False
+    if _Spawning.signal:
+        number, _Spawning.signal = _Spawning.signal, 0
+        process.kill()
+        process.wait()
+        raise Interrupted(number)
+    return process
+
+
 def raise_on_signals() -> None:
     """Make Ctrl-C, SIGTERM and SIGHUP end the run through its clean-up."""
 
-    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    def interrupt(number: int, _frame: FrameType | None) -> None:
         # A second Ctrl-C must not interrupt the clean-up that the first one asked for.
         for other in ENDING_SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(number)
+        if _Spawning.active:
+            _Spawning.signal = number
+        else:
+            raise Interrupted(number)
 
     for number in ENDING_SIGNALS:
         signal.signal(number, interrupt)
@@ -250,7 +275,7 @@ class Lab:
         env: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a program that `close` ends. It does not see the terminal's Ctrl-C."""
-        process = subprocess.Popen(
+        process: subprocess.Popen[bytes] = _spawn(
             command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, start_new_session=True
         )
         self._processes.append(process)
@@ -350,13 +375,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _run(command: Sequence[str], *, stdin: str = "", ok: Sequence[int] = (0,), timeout_s: float = 30) -> str:
-    try:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"`{' '.join(command)}` did not end within {timeout_s:g} s") from error
-    if done.returncode not in ok:
-        said = (done.stderr or done.stdout).strip()
-        raise LabError(f"`{' '.join(command)}` failed with exit code {done.returncode}: {said}")
-    return done.stdout
+    pipe = subprocess.PIPE
+    with _spawn(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            output, errors = process.communicate(stdin, timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise LabError(f"`{' '.join(command)}` did not end within {timeout_s:g} s") from error
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode not in ok:
+        said = (errors or output).strip()
+        raise LabError(f"`{' '.join(command)}` failed with exit code {process.returncode}: {said}")
+    assert isinstance(output, str)
+    return output
