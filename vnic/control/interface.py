@@ -37,8 +37,13 @@ DefaultWord = Literal["allow", "block"]
 NonIpWord = Literal["pass", "drop"]
 WireWord = Literal["none", "link", "netdev", "tap"]
 CaptureWord = Literal["off", "wire", "tap"]
-StateWord = Literal["running", "failed"]
-PlaceWord = Literal["card", "tap", "wire"]
+StateWord = Literal["running", "failed", "paused", "resetting", "removed"]
+PlaceWord = Literal["card", "tap", "wire", "nbl"]
+TransportWord = Literal["inline", "external"]
+OffloadWord = Literal["nic", "software", "none"]
+UdpEspWord = Literal["udp-transport", "udp-tunnel", "transport-over-udp-tunnel", "udp-transport-over-tunnel"]
+RequestTypeWord = Literal["query", "set"]
+NblDirectionWord = Literal["send", "receive"]
 EventWord = Literal[
     "subscribed",
     "lost",
@@ -57,6 +62,8 @@ EventWord = Literal[
     "policy_default_changed",
     "sequence_exhausted",
     "drop",
+    "status_indication",
+    "load_balancing",
 ]
 
 Reply_co = TypeVar("Reply_co", covariant=True)
@@ -125,6 +132,56 @@ class Capture:
 
 
 @value
+class V1Capabilities:
+    """NDIS_IPSEC_OFFLOAD_V1: what a card can do by the V1 OIDs; null is the default, which is all."""
+
+    enabled: bool | None = None
+    """False: a card without V1."""
+    ah_esp_combined: bool | None = None
+    transport_tunnel_combined: bool | None = None
+    ipv4_options: bool | None = None
+    udp_esp: list[UdpEspWord] | None = None
+    ah_md5: bool | None = None
+    ah_sha1: bool | None = None
+    ah_transport: bool | None = None
+    ah_tunnel: bool | None = None
+    ah_send: bool | None = None
+    ah_receive: bool | None = None
+    esp_des: bool | None = None
+    esp_triple_des: bool | None = None
+    esp_null: bool | None = None
+    esp_transport: bool | None = None
+    esp_tunnel: bool | None = None
+    esp_send: bool | None = None
+    esp_receive: bool | None = None
+
+
+@value
+class Capabilities:
+    """What a card can do, to model a particular one; null is the default, which is all."""
+
+    encryptions: list[str] | None = None
+    """Names of the algorithm table."""
+    integrities: list[str] | None = None
+    ah: bool | None = None
+    esp: bool | None = None
+    ah_esp_combined: bool | None = None
+    transport: bool | None = None
+    tunnel: bool | None = None
+    transport_tunnel_combined: bool | None = None
+    ipv4_options: bool | None = None
+    ipv6: bool | None = None
+    ipv6_extension_headers: bool | None = None
+    esn: bool | None = None
+    lso: bool | None = None
+    """Large send offload of IPsec traffic."""
+    udp_esp: list[UdpEspWord] | None = None
+    sa_capacity: int | None = None
+    """SA bundles that fit."""
+    v1: V1Capabilities | None = None
+
+
+@value
 class CaptureState:
     """A recording under way, or one that a full disk or its limit has ended."""
 
@@ -158,7 +215,8 @@ class Sa:
     proto: ProtocolWord
     spi: int
     mode: ModeWord | None = None
-    """Null is transport."""
+    """Null in a request is transport. Null in an answer: either, as its packets show; so are SAs that came by
+    an OID, which names no mode."""
     direction: DirectionWord | None = None
     """Null: out if src is an address of the TAP, in if dst is one."""
     encryption: str | None = None
@@ -203,7 +261,7 @@ class SaState:
     adapter: str
     sa: Sa
     handle: int
-    """Offload handle, unique on its adapter."""
+    """Offload handle, unique in the daemon; 0 when the NIC does not hold it."""
     weak: list[str]
     """Why its algorithms should not be used."""
     packets: int
@@ -216,6 +274,8 @@ class SaState:
     """RFC 3339."""
     used: str | None
     """RFC 3339; null if it never was."""
+    offload: OffloadWord = "nic"
+    """Who works on its packets: the NIC, software IPsec, or nobody."""
 
 
 @value
@@ -304,6 +364,23 @@ class CardStatistics:
     rx_bypassed: int
     tx_passed: int
     rx_passed: int
+    tx_software: int = 0
+    """Packets the NIC may or can not seal, sealed by software IPsec."""
+    rx_software: int = 0
+
+
+@value
+class NblStatistics:
+    """Counters of the NBL socket of an external transport."""
+
+    sends: int
+    """Net buffer lists the driver handed down."""
+    sends_failed: int
+    """Of those, completed with another status than SUCCESS."""
+    indications: int
+    """Frames indicated to the driver."""
+    messages_refused: int
+    """Messages that were no net buffer list."""
 
 
 @value
@@ -312,13 +389,16 @@ class AdapterStatistics:
 
     adapter: str
     card: CardStatistics
-    tap: PortStatistics
+    tap: PortStatistics | None
+    """Null with an external transport."""
     wire: PortStatistics
     drops: list[DropCount]
     """Reasons that were counted at least once."""
     forwarder_errors: int
     """Bursts given up because of a defect; 0 on a healthy adapter."""
     sas: list[SaState]
+    nbl: NblStatistics | None = None
+    """Null with the inline transport."""
 
 
 @value
@@ -359,7 +439,8 @@ class AdapterState:
     reason: str
     """Why it failed, else empty."""
     engine: str
-    tap: TapState
+    tap: TapState | None
+    """Null with an external transport."""
     wire: WireState
     non_ip: NonIpWord
     policy_default_in: DefaultWord
@@ -368,8 +449,19 @@ class AdapterState:
     sa_count: int
     policy_count: int
     card: CardStatistics
-    tap_statistics: PortStatistics
+    tap_statistics: PortStatistics | None
     wire_statistics: PortStatistics
+    transport: TransportWord = "inline"
+    nbl_socket: str | None = None
+    """Path of the socket a protocol driver attaches to; null with the inline transport."""
+    driver: bool = False
+    """Whether a protocol driver is attached."""
+    software: bool = True
+    """Whether software IPsec takes what the NIC may or can not."""
+    keywords: dict[str, int] | None = None
+    """The registry of the adapter: standardized keywords and their values."""
+    load_balancing: str | None = None
+    """The load-balancing device above the TAP, which keeps IPsec from the NIC (R18); null is none."""
 
 
 @value
@@ -413,16 +505,60 @@ class AlgorithmCapability:
 
 
 @value
+class V1State:
+    """NDIS_IPSEC_OFFLOAD_V1, members named as there."""
+
+    encapsulation: int
+    ah_esp_combined: bool
+    transport_tunnel_combined: bool
+    ipv4_options: bool
+    udp_esp: int
+    ah_md5: bool
+    ah_sha1: bool
+    ah_transport: bool
+    ah_tunnel: bool
+    ah_send: bool
+    ah_receive: bool
+    esp_des: bool
+    esp_triple_des: bool
+    esp_null: bool
+    esp_transport: bool
+    esp_tunnel: bool
+    esp_send: bool
+    esp_receive: bool
+
+
+@value
+class Feature:
+    """One thing a card may be able to do, as `ethtool -k` lists them."""
+
+    name: str
+    hardware: bool
+    """The hardware can."""
+    enabled: bool
+    """And it is on now."""
+    reason: str
+    """Why it is off, else empty."""
+
+
+@value
 class AdapterCapabilities:
     """What one adapter can do."""
 
     adapter: str
     engine: str
     ndis: NdisCapabilities
+    """The current configuration."""
     encryptions: list[AlgorithmCapability]
     integrities: list[AlgorithmCapability]
     tap_features: dict[str, str]
     wire_features: dict[str, str]
+    hardware: NdisCapabilities | None = None
+    """What the hardware could do."""
+    v1: V1State | None = None
+    """The current configuration of V1."""
+    v1_hardware: V1State | None = None
+    features: list[Feature] | None = None
 
 
 @value
@@ -437,6 +573,16 @@ class DropEvent:
     sequence_number: int
     suppressed: int
     """Events of the same kind left out since the last one."""
+
+
+@value
+class Indication:
+    """A status indication of the NIC (NDIS_STATUS_INDICATION)."""
+
+    code: int
+    name: str
+    buffer: str
+    """StatusBuffer, hexadecimal: an NDIS_OFFLOAD, or empty."""
 
 
 @value
@@ -455,8 +601,46 @@ class Event:
     handle: int | None = None
     policy: Policy | None = None
     drop: DropEvent | None = None
+    indication: Indication | None = None
     lost: int | None = None
     """Events this subscriber did not get because it was slow."""
+
+
+@value
+class Oob:
+    """Out-of-band information of a net buffer list, by slot of its info array: exact values, and their
+    members in words."""
+
+    checksum: int
+    """Slot 0."""
+    ipsec: int
+    """Slot 1, V1 and V2."""
+    large_send: int
+    """Slot 2."""
+    tunnel: int
+    """Slot 11."""
+    header: int
+    """Slot 12."""
+    members: dict[str, str]
+
+
+@value
+class Nbl:
+    """A frame with its out-of-band information as it passed between transport and NIC."""
+
+    adapter: str
+    direction: NblDirectionWord
+    time: str
+    """RFC 3339, UTC, microseconds."""
+    frame: str
+    """Hexadecimal, cut at the length asked for: a send as it leaves, a receive before it is stripped."""
+    length: int
+    status: int
+    """Completion status of a send; 0 for a receive."""
+    status_name: str
+    oob: Oob
+    lost: int = 0
+    """Frames this watcher did not get before this one because it was slow."""
 
 
 # ---------------------------------------------------------------------------------------- adapters
@@ -486,8 +670,9 @@ class AddAdapter(Call[AdapterReply]):
     """Make an adapter: a TAP on the host side, a wire on the other. All of it, or nothing."""
 
     name: str
-    tap: str
-    """Device name; a persistent TAP of that name is attached to."""
+    tap: str | None = None
+    """Device name; a persistent TAP of that name is attached to. Null with an external transport, which is
+    the host itself; needed with the inline one."""
     netns: str | None = None
     addresses: list[str] | None = None
     """CIDR form."""
@@ -503,6 +688,18 @@ class AddAdapter(Call[AdapterReply]):
     policy_default_in: DefaultWord | None = None
     """Null is allow."""
     policy_default_out: DefaultWord | None = None
+    transport: TransportWord | None = None
+    """Null is inline. External: a protocol driver attaches to the NBL socket."""
+    nbl_socket: str | None = None
+    """Absolute path; null is NAME.nbl beside the control socket. External transport only."""
+    software: bool | None = None
+    """Whether software IPsec takes what the NIC may or can not; null is true. False: the NIC's refusal of an
+    SA is the request's refusal, and such packets are dropped."""
+    capabilities: Capabilities | None = None
+    """The card to model; null can do all."""
+    keywords: dict[str, int] | None = None
+    """Standardized keywords, *IPsecOffloadV1IPv4, *IPsecOffloadV2 and *IPsecOffloadV2IPv4: 0 disabled, 1 AH,
+    2 ESP, 3 both. What is left out is 3."""
 
 
 @call
@@ -521,6 +718,48 @@ class SetAdapter(Call[AdapterReply]):
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
     capture: Capture | None = None
+    software: bool | None = None
+    keywords: dict[str, int] | None = None
+    """Written to the registry; in force after RestartAdapter."""
+
+
+@call
+class ResetAdapter(Call[AdapterReply]):
+    """Reset the NIC: sends and requests under way end with REQUEST_ABORTED, SAs survive (R204-R210)."""
+
+    name: str
+    hold_ms: int | None = None
+    """Stay in reset that long, up to 60000; null is not at all."""
+
+
+@call
+class PauseAdapter(Call[AdapterReply]):
+    """Pause the NIC: it moves no frames; sends of a driver complete with NDIS_STATUS_PAUSED."""
+
+    name: str
+
+
+@call
+class ResumeAdapter(Call[AdapterReply]):
+    """End a pause."""
+
+    name: str
+
+
+@call
+class RestartAdapter(Call[AdapterReply]):
+    """Halt the NIC and initialize it again: its SA table is emptied and the registry read anew (R40, R211).
+
+    The inline transport then offloads its SAs again, under new handles; a driver is told and does so."""
+
+    name: str
+
+
+@call
+class RemoveAdapter(Call[AdapterReply]):
+    """Pull the card out: every request is NOT_ACCEPTED from now on (R80), until the adapter is deleted."""
+
+    name: str
 
 
 @call
@@ -550,8 +789,12 @@ class SaReply:
     direction: DirectionWord
     handle: int
     status: int
+    """The NIC's. Not SUCCESS, with handle 0: the NIC refused it and software IPsec has taken it."""
     status_name: str
     weak: list[str]
+    offload: OffloadWord = "nic"
+    message: str = ""
+    """Why the NIC refused it, else empty."""
 
 
 @value
@@ -605,6 +848,17 @@ class UpdateSa(Call[SaReply]):
 @call
 class DeleteSa(Call[SaReply]):
     """Remove an SA (OID_TCP_TASK_IPSEC_OFFLOAD_V2_DELETE_SA), named as for UpdateSa."""
+
+    adapter: str | None = None
+    handle: int | None = None
+    dst: str | None = None
+    proto: ProtocolWord | None = None
+    spi: int | None = None
+
+
+@call
+class RequestSaDeletion(Call[SaReply]):
+    """Have the NIC ask the transport to delete an inbound SA: SaDeleteReq on its next packets (R183)."""
 
     adapter: str | None = None
     handle: int | None = None
@@ -776,6 +1030,78 @@ class MonitorReply:
     event: Event
 
 
+@value
+class OidReply:
+    """The answer to an OID request."""
+
+    status: int
+    """NDIS_STATUS."""
+    status_name: str
+    information_buffer: str = field(repr=False)
+    """Base64; after a set the whole buffer with what the NIC wrote back, after a query what it wrote."""
+    bytes_read: int
+    bytes_written: int
+    bytes_needed: int
+    supported_revision: int
+    message: str
+    """What was wrong, for a person; empty on success. With a list of which some entries failed: why the first
+    of them did."""
+    field: str
+    value: str
+    allowed: str
+
+
+@value
+class CancelReply:
+    """How many requests were ended."""
+
+    count: int
+
+
+@value
+class NblReply:
+    """One frame."""
+
+    nbl: Nbl
+
+
+@call
+class OidRequest(Call[OidReply]):
+    """Hand the NIC an NDIS OID request with its exact binary structures (x64). Any status is an answer."""
+
+    adapter: str
+    oid: str
+    """Name, with or without OID_, or number."""
+    request_type: RequestTypeWord
+    information_buffer: str | None = field(default=None, repr=False)
+    """Base64."""
+    information_buffer_length: int | None = None
+    """Of a query: room for the answer, in bytes; null is enough for any."""
+    request_id: int | None = None
+    """The key for CancelOidRequest."""
+
+
+@call
+class CancelOidRequest(Call[CancelReply]):
+    """End the requests under way that have this id, with REQUEST_ABORTED (R77)."""
+
+    adapter: str
+    request_id: int
+
+
+@call
+class WatchNbls(Call[NblReply]):
+    """See frames with their out-of-band information as they pass between transport and NIC, from now on.
+
+    Shows plain text, and so needs an administrator."""
+
+    streams = True
+
+    adapter: str
+    snap_length: int | None = None
+    """Bytes of each frame; null is all."""
+
+
 @call
 class ListDropReasons(Call[DropReasonsReply]):
     """Show every reason for which a frame is not passed on."""
@@ -836,11 +1162,17 @@ CALLS: tuple[type[Call[Any]], ...] = (
     AddAdapter,
     SetAdapter,
     DeleteAdapter,
+    ResetAdapter,
+    PauseAdapter,
+    ResumeAdapter,
+    RestartAdapter,
+    RemoveAdapter,
     ListAdapters,
     AddSa,
     ReplaceSa,
     UpdateSa,
     DeleteSa,
+    RequestSaDeletion,
     FlushSas,
     ListSas,
     AddPolicy,
@@ -853,6 +1185,9 @@ CALLS: tuple[type[Call[Any]], ...] = (
     GetStatistics,
     GetCapabilities,
     ExportKeys,
+    OidRequest,
+    CancelOidRequest,
+    WatchNbls,
     GetDaemon,
     Monitor,
 )

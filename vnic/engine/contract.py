@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent, EventKind, SaCounters
 from vnic.ipsec.policy import Defaults, PolicyEntry, Selector
-from vnic.ndis.capabilities import OffloadCapabilities
-from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
+from vnic.ndis.keywords import Keywords
+from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
+from vnic.ndis.oids import OidOperation, OidRequest
+from vnic.ndis.status import NdisStatus, StatusIndication
 
 __all__ = [
+    "Added",
+    "Card",
     "CardCounters",
     "Defaults",
     "Engine",
     "EngineEvent",
     "EventKind",
+    "ExternalCard",
+    "Observer",
+    "Offload",
     "Outcome",
     "RandomSource",
     "SaCounters",
@@ -42,12 +51,41 @@ class Outcome:
     """To the host port, in order; `vnet` set on coalesced frames and open checksums."""
 
 
+class Offload(Enum):
+    """Who works on the packets of an SA."""
+
+    NIC = "nic"
+    SOFTWARE = "software"
+    NONE = "none"
+    """Nobody: what it should protect is dropped."""
+
+
+Observer = Callable[[list[NetBuffer]], None]
+"""Sees a burst between transport and NIC, and must not change it. A send comes after the NIC sealed it, a
+receive after the NIC opened it and before the transport strips it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a request to add an SA."""
+
+    handle: OffloadHandle
+    """0 when the NIC does not hold it."""
+    offload: Offload
+    status: NdisStatus
+    """The NIC's answer; with anything but SUCCESS software IPsec has taken the SA."""
+    message: str = ""
+    """Why the NIC refused, else empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class SaReport:
     """One SA with its live state, for `show`."""
 
     sa: SecurityAssociation
     offload_handle: OffloadHandle
+    """0 when the NIC does not hold it."""
+    offload: Offload
     counters: SaCounters
     sequence_number: int
     """Outbound: last number used. Inbound: highest number authenticated."""
@@ -59,11 +97,13 @@ class SaReport:
     """`now` of the last packet it protected, 0 if none did."""
 
 
-class Engine(Protocol):
-    """One card. `now` is monotonic seconds everywhere."""
+class Card(Protocol):
+    """What every card has, whichever transport drives its NIC. `now` is monotonic seconds everywhere."""
 
     name: str
     """"reference" or "native"."""
+    send_observer: Observer | None
+    receive_observer: Observer | None
     wire_mtu: int
     """Largest IP packet the wire carries, in bytes; the daemon sets it when the wire changes."""
 
@@ -74,8 +114,146 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> OffloadCapabilities:
-        """What the NIC of this card can do."""
+        """IPsec V2 of the current configuration."""
         ...
+
+    @property
+    def hardware(self) -> TaskOffload:
+        """What the NIC could do at all."""
+        ...
+
+    @property
+    def current(self) -> TaskOffload:
+        """What it does as it is configured now."""
+        ...
+
+    @property
+    def keywords(self) -> Keywords:
+        """The registry of the adapter, as OFFLOAD_PARAMETERS left it."""
+        ...
+
+    def set_keywords(self, keywords: Keywords) -> None:
+        """Write the registry; in force after `restart`."""
+        ...
+
+    def oid_request(self, request: OidRequest, now: float) -> OidOperation:
+        """Begin an OID request; it may be finished at once. Never raises for what the request holds."""
+        ...
+
+    def begin_reset(self) -> None:
+        """MiniportResetEx: requests and sends under way end with REQUEST_ABORTED, SAs stay (R204-R207)."""
+        ...
+
+    def end_reset(self) -> None:
+        """The NIC works again as before the reset."""
+        ...
+
+    def pause(self) -> None:
+        """Move no frames: what comes is dropped and counted, a driver's sends complete with PAUSED."""
+        ...
+
+    def resume(self) -> None:
+        """End a pause."""
+        ...
+
+    def restart(self, now: float) -> None:
+        """Halt and initialize again: SA table empty, registry read anew (R40, R211). The inline transport
+        offloads its SAs again."""
+        ...
+
+    def remove(self) -> None:
+        """Surprise removal: every request is NOT_ACCEPTED from now on (R80), no frame moves."""
+        ...
+
+    def set_load_balanced(self, load_balanced: bool) -> None:
+        """Whether the adapter is below a load-balancing master: IPsec offload is withdrawn and indicated,
+        or comes back (R18)."""
+        ...
+
+    def take_indications(self) -> list[StatusIndication]:
+        """Give the status indications since the last call, in order."""
+        ...
+
+    def request_sa_deletion(self, handle: OffloadHandle) -> None:
+        """Have SaDeleteReq set on the packets of an inbound bundle from now on (R135, R183).
+
+        Raises:
+            OidError: INVALID_PARAMETER: there is no inbound bundle with this handle.
+        """
+        ...
+
+    def sas(self) -> list[SaReport]:
+        """All SAs, oldest first."""
+        ...
+
+    @property
+    def sa_count(self) -> int:
+        """How many SAs there are, without looking at each."""
+        ...
+
+    def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
+        """Offload an SA, or (inline transport, where the NIC refuses) hand it to software IPsec; or change
+        nothing. `replace` takes the place of one with the same SaId and direction (`ip xfrm state update`),
+        which must exist.
+
+        Raises:
+            RequestError: a value is out of range (`SecurityAssociation.checked`).
+            OidError: nobody takes it, or one with the same SaId exists (INVALID_PARAMETER).
+        """
+        ...
+
+    def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
+        """Re-base the upper half of an ESN (OID …_V2_UPDATE_SA).
+
+        Raises:
+            OidError: INVALID_PARAMETER when it is unknown or has no ESN, or when an outbound number
+                would go back.
+        """
+        ...
+
+    def delete_sa(self, sa: SaId) -> SecurityAssociation:
+        """Take one SA out and give what it was; the other SA of its bundle stays.
+
+        Raises:
+            OidError: INVALID_PARAMETER when there is none.
+        """
+        ...
+
+    def delete_bundle(self, handle: OffloadHandle) -> list[SecurityAssociation]:
+        """Take all SAs of a bundle out and give what they were (R113: a handle names a bundle).
+
+        Raises:
+            OidError: INVALID_PARAMETER when there is none.
+        """
+        ...
+
+    def find_handle(self, handle: OffloadHandle) -> SaId | None:
+        """The SA a handle stands for (of a bundle: the ESP SA), or None."""
+        ...
+
+    def find_sa(self, sa: SaId) -> SaReport | None:
+        """The SA of that name, or None."""
+        ...
+
+
+class ExternalCard(Card, Protocol):
+    """A NIC that a protocol driver outside drives through net buffer lists."""
+
+    def transmit(self, lists: list[NetBufferList], now: float) -> list[NetBuffer]:
+        """Take lists of the driver; gives the frames for the wire, in order (R197).
+
+        Every list comes back with its final `status`: SUCCESS when all its frames are among those given;
+        otherwise none is. Large sends are segmented.
+        """
+        ...
+
+    def receive(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
+        """Take frames of the wire; gives all of them, good or bad, to be indicated (R171)."""
+        ...
+
+
+class Engine(Card, Protocol):
+    """A card with the inline transport."""
 
     @property
     def defaults(self) -> Defaults:
@@ -96,50 +274,6 @@ class Engine(Protocol):
 
     def take_events(self) -> list[EngineEvent]:
         """Give the events since the last call; the list is bounded, the rest is counted as suppressed."""
-        ...
-
-    def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> OffloadHandle:
-        """Put an SA into SAD and NIC, or into neither. `replace` takes the place of one with the same
-        SaId and direction (`ip xfrm state update`), which must exist.
-
-        Raises:
-            RequestError: a value is out of range (`SecurityAssociation.checked`).
-            OidError: the NIC refused it, or one with the same SaId exists (INVALID_PARAMETER).
-        """
-        ...
-
-    def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
-        """Re-base the upper half of an ESN (OID …_V2_UPDATE_SA).
-
-        Raises:
-            OidError: INVALID_PARAMETER when it is unknown or has no ESN, or when an outbound number
-                would go back.
-        """
-        ...
-
-    def delete_sa(self, sa: SaId) -> SecurityAssociation:
-        """Take an SA out of SAD and NIC and give what it was.
-
-        Raises:
-            OidError: INVALID_PARAMETER when there is none.
-        """
-        ...
-
-    def find_handle(self, handle: OffloadHandle) -> SaId | None:
-        """The SA a handle stands for, or None."""
-        ...
-
-    def find_sa(self, sa: SaId) -> SaReport | None:
-        """The SA of that name, or None."""
-        ...
-
-    def sas(self) -> list[SaReport]:
-        """All SAs, oldest first."""
-        ...
-
-    @property
-    def sa_count(self) -> int:
-        """How many SAs there are, without looking at each."""
         ...
 
     def add_policy(self, policy: PolicyEntry, *, replace: bool = False) -> PolicyEntry:

@@ -60,4 +60,7 @@ class CardCounters:
     tx_passed: int = 0
     """Frames that policy does not govern: ARP, neighbour discovery, other non-IP."""
     rx_passed: int = 0
+    tx_software: int = 0
+    """Packets that policy protects and the NIC may or can not seal, sealed by software IPsec."""
+    rx_software: int = 0
     drops: dict[DropReason, int] = field(default_factory=dict)

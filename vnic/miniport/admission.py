@@ -51,7 +51,7 @@ from vnic.miniport.esp import (
     SeparateSealer,
 )
 from vnic.miniport.sa_table import Bundle, InboundBundle, KeyDigest, OutboundBundle, SaTable
-from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3, OffloadCapabilities
+from vnic.ndis.capabilities import ALL_UDP_ESP, ENCAPSULATION_IEEE_802_3, OffloadCapabilities
 from vnic.ndis.oid import AddSa, AlgorithmInfo, Operation, SaElement
 from vnic.ndis.status import NdisStatus
 
@@ -69,8 +69,7 @@ def check_capabilities(capabilities: OffloadCapabilities) -> None:
         RequestError: a member claims more, or Ethernet is missing.
     """
     claims = (
-        ("lso_supported", int(capabilities.lso_supported), 0),
-        ("udp_esp", capabilities.udp_esp, 0),
+        ("udp_esp", capabilities.udp_esp, ALL_UDP_ESP),
         ("authentication_algorithms", capabilities.authentication_algorithms, _KNOWN_INTEGRITIES),
         ("encryption_algorithms", capabilities.encryption_algorithms, _KNOWN_ENCRYPTIONS),
     )

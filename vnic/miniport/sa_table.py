@@ -15,7 +15,7 @@ from vnic.miniport.ah import AhElement, AhOpener, AhSealer
 from vnic.miniport.ciphers import CounterIvs
 from vnic.miniport.esp import EspElement, EspOpener, EspSealer
 from vnic.ndis.netbuffer import OffloadHandle
-from vnic.ndis.oid import Operation
+from vnic.ndis.oid import OidVersion, Operation, TrafficFilter
 from vnic.ndis.status import NdisStatus
 
 _MAX_RETIRED_KEYS = 16384
@@ -31,9 +31,12 @@ class OutboundBundle:
         esp, ah: at least one is there; with both, AH covers what ESP made (R98).
         version: IP version of its addresses, and so of the packets it protects (R101).
         counter_ivs: IVs of its counter-mode keys, by digest of key and salt.
+        udp_esp: its UDP-ESP subtype, a bit of `ndis.capabilities`, or 0.
+        oid_version: V1: its packets come without header information (R12).
+        portion: the mode the request named, or None.
     """
 
-    __slots__ = ("ah", "counter_ivs", "esp", "version")
+    __slots__ = ("ah", "counter_ivs", "esp", "oid_version", "portion", "udp_esp", "version")
 
     def __init__(
         self,
@@ -41,11 +44,17 @@ class OutboundBundle:
         ah: AhSealer | None,
         version: int,
         counter_ivs: dict[KeyDigest, CounterIvs],
+        udp_esp: int = 0,
+        oid_version: OidVersion = OidVersion.V2,
+        portion: Mode | None = None,
     ) -> None:
         self.esp = esp
         self.ah = ah
         self.version = version
         self.counter_ivs = counter_ivs
+        self.udp_esp = udp_esp
+        self.oid_version = oid_version
+        self.portion = portion
 
 
 class InboundBundle:
@@ -58,9 +67,26 @@ class InboundBundle:
         portion: the mode the request named, or None.
         tunnel: whether it protects the tunnel portion: as the request says, else as its packets show
             (AH in the clear, ESP once it is opened); False before the first.
+        udp_esp: its UDP-ESP subtype, a bit of `ndis.capabilities`, or 0.
+        oid_version: the OIDs it came by.
+        filter: what a V1 request filters on, or None.
+        sa_delete_req: the NIC asks for its deletion with every packet (R135, R183).
+        marked: it is as good as deleted and its packets are not processed (R150, R151).
     """
 
-    __slots__ = ("ah", "destination", "esp", "portion", "source", "tunnel")
+    __slots__ = (
+        "ah",
+        "destination",
+        "esp",
+        "filter",
+        "marked",
+        "oid_version",
+        "portion",
+        "sa_delete_req",
+        "source",
+        "tunnel",
+        "udp_esp",
+    )
 
     def __init__(
         self,
@@ -69,7 +95,15 @@ class InboundBundle:
         source: bytes,
         destination: bytes,
         portion: Mode | None,
+        udp_esp: int = 0,
+        oid_version: OidVersion = OidVersion.V2,
+        traffic_filter: TrafficFilter | None = None,
     ) -> None:
+        self.udp_esp = udp_esp
+        self.oid_version = oid_version
+        self.filter = traffic_filter
+        self.sa_delete_req = False
+        self.marked = False
         self.esp = esp
         self.ah = ah
         self.source = source if any(source) else None

@@ -1,7 +1,8 @@
 """NetBuffer: one Ethernet frame with the out-of-band information both roles exchange about it.
 
-Law: data only. One NetBuffer stands for a NET_BUFFER_LIST that holds one NET_BUFFER. Whoever holds
-the list owns the buffer; `miniport.send` and `miniport.receive` change `frame` in place.
+Law: data only. One NetBuffer stands for a NET_BUFFER with the out-of-band information of its list; the
+inline transport sends lists of one. Whoever holds the list owns the buffer; `miniport.send` and
+`miniport.receive` change `frame` in place. The binary form of the same information is `ndis.oob`.
 
 Source: NDIS_IPSEC_OFFLOAD_V2_NET_BUFFER_LIST_INFO, …_HEADER_…, …_TUNNEL_… (sheet §5).
 """
@@ -17,16 +18,41 @@ OffloadHandle = NewType("OffloadHandle", int)
 """Name of one offloaded SA bundle, made by the miniport, quoted by the transport (R88, R108); 0 is none."""
 
 
+class LargeSend(NamedTuple):
+    """LSO information of a large packet (sheet §5.5, §8)."""
+
+    mss: int
+    """TCP payload of each segment but the last, in bytes (R194)."""
+    tcp_header_offset: int
+    """Bytes from the frame start to the TCP header (of the NDIS 6 slot), 0 if not given."""
+    version: int
+    """1 or 2: LSOv1 or LSOv2."""
+    ipv6: bool
+
+
+class ChecksumRequest(NamedTuple):
+    """NDIS_TCP_IP_CHECKSUM_NET_BUFFER_LIST_INFO of a send: checksums the NIC completes before it seals."""
+
+    ipv6: bool
+    tcp: bool
+    udp: bool
+    ip_header: bool
+    tcp_header_offset: int
+    """Bytes from the frame start to the TCP or UDP header, 0 if not given."""
+
+
 class TransmitInfo(NamedTuple):
-    """What the transport tells the NIC about a frame to protect.
+    """What the transport tells the NIC about a frame.
 
     Offsets are bytes from the start of the outermost IP header (NDIS divides by 4 only in the binary
     form, R162) and name the headers of `offload_handle`'s SA; 0 when that header is absent. The headers
-    of `tunnel_handle`'s SA directly follow the outer IP header, so they need no offset.
+    of `tunnel_handle`'s SA directly follow the outer IP header, so they need no offset. An SA that came by
+    a V1 OID has no header information: the NIC finds the headers itself (R12).
     """
 
     offload_handle: OffloadHandle
-    """SA of the only IPsec portion, or of the transport portion when there are two (R160, R168)."""
+    """SA of the only IPsec portion, or of the transport portion when there are two (R160, R168); 0: no IPsec
+    (R164)."""
     tunnel_handle: OffloadHandle
     """SA of the tunnel portion of a transport-over-tunnel packet, else 0."""
     next_header: int
@@ -35,6 +61,10 @@ class TransmitInfo(NamedTuple):
     """ESP padding, in bytes (R191)."""
     ah_header_offset: int
     esp_header_offset: int
+    large_send: LargeSend | None = None
+    """Segment the frame first (R166)."""
+    checksum: ChecksumRequest | None = None
+    """Complete checksums first."""
 
 
 class ReceiveInfo(NamedTuple):
@@ -89,3 +119,28 @@ class NetBuffer:
 
     def __repr__(self) -> str:
         return f"NetBuffer({len(self.frame)} bytes, transmit={self.transmit}, receive={self.receive})"
+
+
+class NetBufferList:
+    """NET_BUFFER_LIST as a protocol driver hands it down: frames with one set of out-of-band information.
+
+    Attributes:
+        request_id: the driver's name for it, quoted when it completes.
+        frames: one or more Ethernet frames; the NIC's while the list is with it.
+        transmit: None: the NIC touches nothing (R164).
+        status: set by the NIC when it is done with the list.
+        tcp_payload: set by the NIC on completion of an LSOv1 list: TCP payload sent, in bytes.
+    """
+
+    __slots__ = ("frames", "request_id", "status", "tcp_payload", "transmit")
+
+    def __init__(self, request_id: int, frames: list[bytearray], transmit: TransmitInfo | None) -> None:
+        self.request_id = request_id
+        self.frames = frames
+        self.transmit = transmit
+        self.status = NdisStatus.PENDING
+        self.tcp_payload = 0
+
+    def __repr__(self) -> str:
+        sizes = [len(frame) for frame in self.frames]
+        return f"NetBufferList({self.request_id}, {sizes} bytes, {self.transmit}, {self.status.label})"

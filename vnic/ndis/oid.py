@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from vnic.ipsec.association import NO_KEY, KeyMaterial, Mode
-from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
 
 
@@ -54,10 +54,37 @@ class SaElement:
     """Upper half of the extended sequence number at the start."""
 
 
+class OidVersion(IntEnum):
+    """Which generation of OIDs an SA came by; it decides what the NIC expects and reports per packet."""
+
+    V1 = 1
+    V2 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficFilter:
+    """The filter members of the V1 ADD_SA structures; zero members are not filtered on (R125-R127).
+
+    Addresses and masks are four bytes each. They tell what the transport sends through the SA; the NIC
+    keeps them and, on receive, holds them against what an inbound packet carries.
+    """
+
+    source: bytes
+    source_mask: bytes
+    destination: bytes
+    destination_mask: bytes
+    protocol: int = 0
+    source_port: int = 0
+    destination_port: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class AddSa:
     """IPSEC_OFFLOAD_V2_ADD_SA: an SA bundle of one direction. Elements in the order of processing on
     send: one, or ESP then AH (R96, R98). Addresses are raw bytes of one family; all zero is a wildcard (R99).
+
+    The V1 structures become the same request: source and destination are those of the IP header in front of
+    the IPsec headers, so of the tunnel where tunnel addresses are given, and the portion is known (R128).
     """
 
     inbound: bool
@@ -65,9 +92,13 @@ class AddSa:
     destination: bytes
     elements: tuple[SaElement, ...]
     udp_esp_encapsulation: int = 0
+    """0, or one of the bits UDP_ESP_TRANSPORT … of `ndis.capabilities` (sheet §9.2)."""
     portion: Mode | None = None
     """Which portion the bundle protects, so that a failure gets the right CryptoStatus name. The binary
     structure has no such member; None lets the NIC learn it from the packets it authenticates."""
+    version: OidVersion = OidVersion.V2
+    filter: TrafficFilter | None = None
+    """V1 only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +118,8 @@ class DeleteSa:
     handle: OffloadHandle
 
 
-class Miniport(Protocol):
-    """The NIC, as far as the transport may know it."""
-
-    @property
-    def capabilities(self) -> OffloadCapabilities:
-        """What it can do now; the same table refuses what it cannot."""
-        ...
+class SaDoor(Protocol):
+    """Whoever takes SA requests: the NIC itself, or a transport that keeps books and passes them on."""
 
     def add_sa(self, request: AddSa) -> OffloadHandle:
         """Offload a bundle and give its handle (R88), or change nothing.
@@ -101,7 +127,8 @@ class Miniport(Protocol):
         Raises:
             OidError: RESOURCES when full (R92); NOT_SUPPORTED for an algorithm, mode or combination it
                 lacks; INVALID_DATA for a malformed member; INVALID_PARAMETER for a duplicate inbound
-                SPI, destination and protocol, or an outbound counter-mode key already in use.
+                SPI, destination and protocol, or an outbound counter-mode key already in use;
+                RESET_IN_PROGRESS during a reset; NOT_ACCEPTED after surprise removal (R80).
         """
         ...
 
@@ -109,7 +136,8 @@ class Miniport(Protocol):
         """Set the upper half of an extended sequence number.
 
         Raises:
-            OidError: INVALID_PARAMETER when the SA is unknown or has no ESN (R121, R122).
+            OidError: INVALID_PARAMETER when the SA is unknown or has no ESN (R121, R122);
+                RESET_IN_PROGRESS, NOT_ACCEPTED as for `add_sa`.
         """
         ...
 
@@ -117,15 +145,42 @@ class Miniport(Protocol):
         """Remove a bundle and free what it used (R112).
 
         Raises:
-            OidError: INVALID_PARAMETER when the handle is unknown.
+            OidError: INVALID_PARAMETER when the handle is unknown; NOT_ACCEPTED during a reset (R115) and
+                after surprise removal (R80).
         """
+        ...
+
+
+class Miniport(SaDoor, Protocol):
+    """The NIC, as far as the transport may know it."""
+
+    @property
+    def capabilities(self) -> OffloadCapabilities:
+        """IPsec V2 of the current configuration: what it does now. `NO_IPSEC` while nothing is on."""
+        ...
+
+    @property
+    def hardware(self) -> TaskOffload:
+        """What it could do at all (sheet §3.3)."""
+        ...
+
+    @property
+    def configuration_generation(self) -> int:
+        """Grows with every change of the current configuration, so that caches know they are stale."""
+        ...
+
+    def offers(self, handle: OffloadHandle) -> bool:
+        """Whether the NIC holds this bundle and would work on its packets as it is configured now: not
+        when its protocol, mode or family is switched off, nor below a load-balancing master (R18)."""
         ...
 
     def send(self, burst: list[NetBuffer]) -> None:
         """Make IVs, encrypt and compute ICVs of every frame that has `transmit`, in place.
 
-        Sets `status` to FAILURE on a frame whose handle is unknown (R165) or whose layout does not fit
-        its SA; such a frame must not go out. Drops none, reorders none (R197).
+        Sets `status` to FAILURE on a frame whose handle is unknown (R165), whose layout does not fit its
+        SA, or that asks for IPsec while it is not configured; such a frame must not go out. During a reset
+        REQUEST_ABORTED (R206), while paused PAUSED. Drops none, reorders none (R197). Takes no large send:
+        a frame with `large_send` fails.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""CryptoStatus of received packets and NDIS status codes of requests.
+"""CryptoStatus of received packets, NDIS status codes of requests, and status indications.
 
 Law: numbers and names as the sheet gives them, nothing else.
 
@@ -7,6 +7,7 @@ Source: NDIS_IPSEC_OFFLOAD_V2_NET_BUFFER_LIST_INFO (sheet §7.2); ndis.h status 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -49,8 +50,32 @@ class NdisStatus(IntEnum):
     INVALID_DATA = 0xC0010015
     BUFFER_TOO_SHORT = 0xC0010016
     INVALID_OID = 0xC0010017
+    PAUSED = 0xC023002A
+    """STATUS_NDIS_PAUSED of ntstatus.h."""
 
     @property
     def label(self) -> str:
         """The NDIS name, such as `NDIS_STATUS_INVALID_DATA`."""
         return f"NDIS_STATUS_{self.name}"
+
+
+class IndicationCode(IntEnum):
+    """Status indications: what the NIC tells everybody above it, unasked (sheet §3.3, §4.4)."""
+
+    RESET_START = 0x40010004
+    RESET_END = 0x40010005
+    TASK_OFFLOAD_CURRENT_CONFIG = 0x40020006
+    TASK_OFFLOAD_HARDWARE_CAPABILITIES = 0x40020007
+
+    @property
+    def label(self) -> str:
+        """The NDIS name, such as `NDIS_STATUS_RESET_START`."""
+        return f"NDIS_STATUS_{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusIndication:
+    """One indication; `buffer` is the StatusBuffer: an NDIS_OFFLOAD for the two TASK_OFFLOAD codes (R62)."""
+
+    code: IndicationCode
+    buffer: bytes = b""
