@@ -5,22 +5,27 @@ Law: joins the two roles and decides nothing itself.
 
 from __future__ import annotations
 
-from vnic.engine.contract import Outcome, RandomSource, SaReport
-from vnic.errors import RequestError
+from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaReport
+from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.policy import Defaults, PolicyEntry, Selector
 from vnic.miniport.adapter import MiniportAdapter
-from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
+from vnic.ndis.keywords import HostSwitches, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
-from vnic.ndis.status import NdisStatus
+from vnic.ndis.oids import OidOperation, OidRequest
+from vnic.ndis.status import NdisStatus, StatusIndication
 from vnic.transport.audit import Audit
 from vnic.transport.coalesce import coalesce
 from vnic.transport.inbound import Inbound
 from vnic.transport.outbound import Outbound
 from vnic.transport.sad import Sad, SaState
 from vnic.transport.spd import Spd
+
+_DEFAULT_KEYWORDS = Keywords()
+_DEFAULT_HOST = HostSwitches()
 
 
 class ReferenceEngine:
@@ -29,7 +34,12 @@ class ReferenceEngine:
     Args:
         random_source: unpredictable bytes for IVs.
         wire_mtu: largest IP packet the wire carries, in bytes.
-        capabilities: what the NIC of this card can do.
+        capabilities: what the NIC of this card can do; None is all. Given for
+            IPsec V2 alone, the rest is all.
+        keywords: the registry of the adapter.
+        host: what the host has switched off.
+        software: whether software IPsec takes what the NIC does not.
+        serial: which card of the daemon this is; handles of different cards differ.
     """
 
     name = "reference"
@@ -38,9 +48,18 @@ class ReferenceEngine:
         self,
         random_source: RandomSource,
         wire_mtu: int = 1500,
-        capabilities: OffloadCapabilities | None = None,
+        capabilities: OffloadCapabilities | TaskOffload | None = None,
+        *,
+        keywords: Keywords = _DEFAULT_KEYWORDS,
+        host: HostSwitches = _DEFAULT_HOST,
+        software: bool = True,
+        serial: int = 0,
     ) -> None:
+        if isinstance(capabilities, TaskOffload):
+            capabilities = capabilities.ipsec_v2
         self._miniport = MiniportAdapter(random_source, capabilities or OffloadCapabilities())
+        self.send_observer: Observer | None = None
+        self.receive_observer: Observer | None = None
         self._audit = Audit()
         self._spd = Spd()
         self._sad = Sad(self._miniport)
@@ -64,6 +83,51 @@ class ReferenceEngine:
         return self._miniport.capabilities
 
     @property
+    def hardware(self) -> TaskOffload:
+        return self._miniport.hardware
+
+    @property
+    def current(self) -> TaskOffload:
+        return self._miniport.current
+
+    @property
+    def keywords(self) -> Keywords:
+        return self._miniport.keywords
+
+    def set_keywords(self, keywords: Keywords) -> None:
+        self._miniport.set_keywords(keywords)
+
+    def oid_request(self, request: OidRequest, now: float) -> OidOperation:
+        return self._miniport.oid_request(request, self._sad)
+
+    def begin_reset(self) -> None:
+        self._miniport.begin_reset()
+
+    def end_reset(self) -> None:
+        self._miniport.end_reset()
+
+    def pause(self) -> None:
+        self._miniport.pause()
+
+    def resume(self) -> None:
+        self._miniport.resume()
+
+    def restart(self, now: float) -> None:
+        self._miniport.restart()
+
+    def remove(self) -> None:
+        self._miniport.remove()
+
+    def set_load_balanced(self, load_balanced: bool) -> None:
+        self._miniport.set_load_balanced(load_balanced)
+
+    def take_indications(self) -> list[StatusIndication]:
+        return self._miniport.take_indications()
+
+    def request_sa_deletion(self, handle: OffloadHandle) -> None:
+        self._miniport.request_sa_deletion(handle)
+
+    @property
     def defaults(self) -> Defaults:
         return self._spd.defaults
 
@@ -73,6 +137,8 @@ class ReferenceEngine:
     def send(self, burst: list[NetBuffer], now: float) -> Outcome:
         wire = self._outbound.send(burst, now)
         self._miniport.send(wire)
+        if self.send_observer is not None:
+            self.send_observer(wire)
         counters = self._audit.card
         offloaded = 0
         failed = False
@@ -95,19 +161,36 @@ class ReferenceEngine:
 
     def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
         self._miniport.receive(burst)
+        if self.receive_observer is not None:
+            self.receive_observer(burst)
         return Outcome(host=coalesce(self._inbound.receive(burst, now)))
 
     def take_events(self) -> list[EngineEvent]:
         return self._audit.take_events()
 
-    def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> OffloadHandle:
-        return self._sad.add(sa, now, replace_existing=replace)
+    def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
+        handle = self._sad.add(sa, now, replace_existing=replace)
+        return Added(handle, Offload.NIC, NdisStatus.SUCCESS)
 
     def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
         self._sad.update(sa, sequence_number_high_order)
 
     def delete_sa(self, sa: SaId) -> SecurityAssociation:
         return self._sad.delete(sa)
+
+    def delete_bundle(self, handle: OffloadHandle) -> list[SecurityAssociation]:
+        sa = self._sad.find_handle(handle)
+        if sa is None:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "no SA has this handle",
+                field="handle",
+                value=str(handle),
+                allowed="a handle that `sa show` lists",
+            )
+        partner = self._sad.table[sa].partner
+        deleted = [self._sad.delete(sa)]
+        return deleted if partner is None else [*deleted, self._sad.delete(partner.sa.id)]
 
     def find_handle(self, handle: OffloadHandle) -> SaId | None:
         return self._sad.find_handle(handle)
@@ -144,6 +227,7 @@ def _report(state: SaState) -> SaReport:
     return SaReport(
         sa=state.sa,
         offload_handle=state.handle,
+        offload=Offload.NIC if state.handle else Offload.NONE,
         counters=state.counters,
         sequence_number=state.sequence_number,
         replay_bitmap=state.window.bitmap() if state.window is not None else 0,
