@@ -13,7 +13,7 @@ from vnic.miniport.ciphers import RandomSource
 from vnic.miniport.receive import Receiver
 from vnic.miniport.sa_table import SaTable
 from vnic.miniport.send import Sender
-from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
 from vnic.ndis.oid import AddSa, DeleteSa, Miniport, UpdateSa
 from vnic.ndis.status import NdisStatus
@@ -40,8 +40,10 @@ class MiniportAdapter(Miniport):
         self._capabilities = capabilities
         self._table = SaTable(capabilities.sa_offload_capacity)
         self._admission = Admission(capabilities, random_source, self._table)
-        self._sender = Sender(self._table, capabilities)
-        self._receiver = Receiver(self._table, capabilities)
+        self._sender = Sender(self._table)
+        self._sender.configure(TaskOffload(capabilities))
+        self._receiver = Receiver(self._table)
+        self._receiver.configure(TaskOffload(capabilities))
 
     @property
     def capabilities(self) -> OffloadCapabilities:

@@ -20,7 +20,7 @@ from vnic.ipsec.association import Mode
 from vnic.miniport.ciphers import WrongIcv
 from vnic.miniport.layout import plain_esp, within
 from vnic.miniport.sa_table import InboundBundle, SaTable
-from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.capabilities import NO_IPSEC, OffloadCapabilities, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
 from vnic.ndis.status import CryptoStatus
 from vnic.packet.esp import ESP_TRAILER_LENGTH
@@ -70,14 +70,22 @@ class _Beyond(Exception):
 class Receiver:
     """The receive half of the NIC."""
 
-    def __init__(self, table: SaTable, capabilities: OffloadCapabilities) -> None:
+    def __init__(self, table: SaTable) -> None:
         self._table = table
         self._esp = table.esp
-        self._capabilities = capabilities
+        self._capabilities = NO_IPSEC
         self._good: dict[bytes, ReceiveInfo] = {}
+
+    def configure(self, current: TaskOffload) -> None:
+        """Work by this configuration from the next frame on."""
+        self._capabilities = current.ipsec_v2
 
     def receive(self, burst: list[NetBuffer]) -> None:
         """See `Miniport.receive`."""
+        if not self._capabilities.encapsulation:
+            for buffer in burst:
+                buffer.receive = None
+            return
         for buffer in burst:
             buffer.receive = self._open(buffer.frame)
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from vnic.errors import PacketError
 from vnic.miniport.layout import plain_esp, within
 from vnic.miniport.sa_table import OutboundBundle, SaTable
-from vnic.ndis.capabilities import OffloadCapabilities
-from vnic.ndis.netbuffer import NetBuffer, TransmitInfo
+from vnic.ndis.capabilities import NO_IPSEC, TaskOffload
+from vnic.ndis.netbuffer import NetBuffer, NetBufferList, TransmitInfo
 from vnic.ndis.status import NdisStatus
 from vnic.packet.esp import ESP_TRAILER_LENGTH
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
@@ -26,9 +26,33 @@ from vnic.packet.vnet import GSO_NONE, NEEDS_CSUM
 class Sender:
     """The send half of the NIC."""
 
-    def __init__(self, table: SaTable, capabilities: OffloadCapabilities) -> None:
+    def __init__(self, table: SaTable) -> None:
         self._outbound = table.outbound
-        self._capabilities = capabilities
+        self._capabilities = NO_IPSEC
+
+    def configure(self, current: TaskOffload) -> None:
+        """Work by this configuration from the next frame on."""
+        self._capabilities = current.ipsec_v2
+
+    def transmit(self, lists: list[NetBufferList]) -> list[NetBuffer]:
+        """Take net buffer lists of a protocol driver (R167, R197).
+
+        Completes every list: `status` is set, and the lists keep their order. A list fails whole.
+
+        Returns:
+            The frames for the wire, in order.
+        """
+        wire: list[NetBuffer] = []
+        for one in lists:
+            buffers = [NetBuffer(frame, None, one.transmit) for frame in one.frames]
+            self.send(buffers)
+            one.status = next(
+                (buffer.status for buffer in buffers if buffer.status is not NdisStatus.SUCCESS),
+                NdisStatus.SUCCESS,
+            )
+            if one.status is NdisStatus.SUCCESS:
+                wire += buffers
+        return wire
 
     def send(self, burst: list[NetBuffer]) -> None:
         """See `Miniport.send`."""
@@ -42,6 +66,8 @@ class Sender:
                 buffer.status = NdisStatus.FAILURE
 
     def _seal(self, buffer: NetBuffer, info: TransmitInfo) -> None:
+        if not self._capabilities.encapsulation:
+            raise PacketError("IPsec offload is not configured")
         frame = buffer.frame
         bundle = self._bundle(info.offload_handle)
         vnet = buffer.vnet
