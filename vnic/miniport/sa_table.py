@@ -14,6 +14,7 @@ from vnic.ipsec.association import Mode
 from vnic.miniport.ah import AhElement, AhOpener, AhSealer
 from vnic.miniport.ciphers import CounterIvs
 from vnic.miniport.esp import EspElement, EspOpener, EspSealer
+from vnic.miniport.parser_entries import ParserEntries
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import OidVersion, Operation, TrafficFilter
 from vnic.ndis.status import NdisStatus
@@ -70,19 +71,22 @@ class InboundBundle:
         udp_esp: its UDP-ESP subtype, a bit of `ndis.capabilities`, or 0.
         oid_version: the OIDs it came by.
         filter: what a V1 request filters on, or None.
-        sa_delete_req: the NIC asks for its deletion with every packet (R135, R183).
-        marked: it is as good as deleted and its packets are not processed (R150, R151).
+        handle: its own, 0 before it is in a table.
+        ordinary: nothing about it is special: one ESP SA of a V2 OID, without UDP encapsulation, not marked
+            and not to be deleted. What the receive path has a short way for.
     """
 
     __slots__ = (
+        "_marked",
+        "_sa_delete_req",
         "ah",
         "destination",
         "esp",
         "filter",
-        "marked",
+        "handle",
         "oid_version",
+        "ordinary",
         "portion",
-        "sa_delete_req",
         "source",
         "tunnel",
         "udp_esp",
@@ -102,14 +106,44 @@ class InboundBundle:
         self.udp_esp = udp_esp
         self.oid_version = oid_version
         self.filter = traffic_filter
-        self.sa_delete_req = False
-        self.marked = False
+        self._sa_delete_req = False
+        self._marked = False
+        self.handle = OffloadHandle(0)
         self.esp = esp
         self.ah = ah
         self.source = source if any(source) else None
         self.destination = destination
         self.portion = portion
         self.tunnel = portion is Mode.TUNNEL
+        self.ordinary = self._is_ordinary()
+
+    def _is_ordinary(self) -> bool:
+        return (
+            self.esp is not None
+            and self.ah is None
+            and self.oid_version is OidVersion.V2
+            and not (self.udp_esp or self._marked or self._sa_delete_req)
+        )
+
+    @property
+    def sa_delete_req(self) -> bool:
+        """The NIC asks for its deletion with every packet (R135, R183)."""
+        return self._sa_delete_req
+
+    @sa_delete_req.setter
+    def sa_delete_req(self, wanted: bool) -> None:
+        self._sa_delete_req = wanted
+        self.ordinary = self._is_ordinary()
+
+    @property
+    def marked(self) -> bool:
+        """It is as good as deleted and its packets are not processed (R150, R151)."""
+        return self._marked
+
+    @marked.setter
+    def marked(self, marked: bool) -> None:
+        self._marked = marked
+        self.ordinary = self._is_ordinary()
 
     def addresses(self) -> Iterator[tuple[Operation, bytes]]:
         """Operation, and destination with SPI, of each of its SAs."""
@@ -128,6 +162,8 @@ class SaTable:
     Attributes:
         outbound: bundles by handle, for the send path.
         esp, ah: inbound bundles by destination and SPI as they stand on the wire, for the receive path.
+        udp_esp_count: inbound bundles with UDP encapsulation.
+        parser_entries: which ports V1 bundles with UDP encapsulation are looked for behind.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -139,9 +175,29 @@ class SaTable:
         self.outbound: dict[int, OutboundBundle] = {}
         self.esp: dict[bytes, InboundBundle] = {}
         self.ah: dict[bytes, InboundBundle] = {}
+        self.udp_esp_count = 0
+        self.parser_entries = ParserEntries()
 
     def __len__(self) -> int:
         return len(self._bundles)
+
+    @property
+    def capacity(self) -> int:
+        """Bundles that fit."""
+        return self._capacity
+
+    @property
+    def last_handle(self) -> int:
+        """The handle given last."""
+        return self._last_handle
+
+    def holds(self, handle: int) -> bool:
+        """Whether there is a bundle with this handle."""
+        return handle in self._bundles
+
+    def inbound_handles(self) -> list[int]:
+        """Handles of the inbound bundles, oldest first."""
+        return [handle for handle, one in self._bundles.items() if isinstance(one, InboundBundle)]
 
     def check_room(self) -> None:
         """Refuse when the table is full.
@@ -196,6 +252,8 @@ class SaTable:
             for digest in bundle.counter_ivs:
                 self._retired.pop(digest, None)
         else:
+            bundle.handle = handle
+            self.udp_esp_count += bool(bundle.udp_esp)
             for operation, key in bundle.addresses():
                 self.inbound(operation)[key] = bundle
         return handle
@@ -210,6 +268,7 @@ class SaTable:
         if bundle is None:
             raise _unknown(handle)
         if isinstance(bundle, InboundBundle):
+            self.udp_esp_count -= bool(bundle.udp_esp)
             for operation, key in bundle.addresses():
                 del self.inbound(operation)[key]
             return
