@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from vnic.control.interface import DropEvent, Policy, Sa, SaName, SaState, Template
 from vnic.control.interface import Selector as SelectorMessage
+from vnic.daemon.hardware import hardware_of as hardware_of
+from vnic.daemon.hardware import keywords_of as keywords_of
 from vnic.engine.contract import EngineEvent, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec import policy as spd

@@ -51,6 +51,9 @@ TEXTS = st.sampled_from(
         "0",
         "zz",
         "wireshark",
+        "*IPsecOffloadV2",
+        "OID_TCP_OFFLOAD_CURRENT_CONFIG",
+        "AAAA",
         "/nonexistent/directory/file",
         "/",
         "nul\0inside",
@@ -72,6 +75,8 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(arguments)
     if origin is list:
         return st.lists(values_of(arguments[0]), max_size=3)
+    if origin is dict:
+        return st.dictionaries(TEXTS, values_of(arguments[1]), max_size=3)
     if dataclasses.is_dataclass(annotation):
         return messages_of(annotation)
     return {str: TEXTS, int: INTEGERS, bool: st.booleans()}[annotation]
