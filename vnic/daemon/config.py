@@ -18,15 +18,24 @@ from typing import Any, Literal
 import msgspec
 
 from vnic.control.client import DEFAULT_SOCKET
-from vnic.control.interface import AddAdapter, DefaultWord, NonIpWord, Wire
-from vnic.daemon.settings import NO_WIRE, checked
+from vnic.control.interface import (
+    AddAdapter,
+    Capabilities,
+    DefaultWord,
+    NonIpWord,
+    TransportWord,
+    UdpEspWord,
+    V1Capabilities,
+    Wire,
+)
+from vnic.daemon.settings import NO_WIRE, check_socket_path, checked
 from vnic.errors import ConfigError, RequestError
+from vnic.ndis.keywords import HostSwitches
 
 DEFAULT_PATH = "/etc/vnic/vnic.toml"
 
 SIZE_LIMIT = 16 << 20
 
-_SOCKET_PATH_LIMIT = 107  # struct sockaddr_un: 108 with the terminating zero
 _PLACE = re.compile(r" - at `\$(?P<place>[^`]*)`$")
 _STEP = re.compile(r"\.(?P<member>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _UNKNOWN = re.compile(r"unknown field `(?P<member>[^`]*)`")
@@ -55,25 +64,82 @@ class WireTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     netns: str | None = None
 
 
+class V1Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Table [adapter.capabilities.v1]; the keys are the members of `V1Capabilities`."""
+
+    enabled: bool | None = None
+    ah_esp_combined: bool | None = None
+    transport_tunnel_combined: bool | None = None
+    ipv4_options: bool | None = None
+    udp_esp: list[UdpEspWord] | None = None
+    ah_md5: bool | None = None
+    ah_sha1: bool | None = None
+    ah_transport: bool | None = None
+    ah_tunnel: bool | None = None
+    ah_send: bool | None = None
+    ah_receive: bool | None = None
+    esp_des: bool | None = None
+    esp_triple_des: bool | None = None
+    esp_null: bool | None = None
+    esp_transport: bool | None = None
+    esp_tunnel: bool | None = None
+    esp_send: bool | None = None
+    esp_receive: bool | None = None
+
+
+class CapabilitiesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Table [adapter.capabilities]; the keys are the members of `Capabilities`."""
+
+    encryptions: list[str] | None = None
+    integrities: list[str] | None = None
+    ah: bool | None = None
+    esp: bool | None = None
+    ah_esp_combined: bool | None = None
+    transport: bool | None = None
+    tunnel: bool | None = None
+    transport_tunnel_combined: bool | None = None
+    ipv4_options: bool | None = None
+    ipv6: bool | None = None
+    ipv6_extension_headers: bool | None = None
+    esn: bool | None = None
+    lso: bool | None = None
+    udp_esp: list[UdpEspWord] | None = None
+    sa_capacity: int | None = None
+    v1: V1Table | None = None
+
+
 class AdapterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One table [[adapter]]."""
+    """One table [[adapter]]; None is what `settings.checked` fills in."""
 
     name: str
-    tap: str
+    tap: str | None = None
     netns: str | None = None
-    addresses: list[str] = []
+    addresses: list[str] | None = None
     mac: str | None = None
     mtu: int | Literal["default"] = "default"
     wire: WireTable | Literal["none"] = "none"
-    non_ip: NonIpWord = "pass"
-    policy_default_in: DefaultWord = "allow"
-    policy_default_out: DefaultWord = "allow"
-    features_off: list[str] = []
+    non_ip: NonIpWord | None = None
+    policy_default_in: DefaultWord | None = None
+    policy_default_out: DefaultWord | None = None
+    features_off: list[str] | None = None
+    transport: TransportWord = "inline"
+    nbl_socket: str | None = None
+    software: bool | None = None
+    capabilities: CapabilitiesTable | None = None
+    keywords: dict[str, int] | None = None
+
+
+class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Table [host]: what the whole host has switched off (R39)."""
+
+    disable_task_offload: bool = False
+    enable_ipsec_offload: bool = True
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log_level: Literal["error", "warning", "info", "debug"] = "info"
     control: Control = Control()
+    host: HostTable = HostTable()
     adapter: list[AdapterTable] = []
 
 
@@ -84,6 +150,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The file it is from, or None."""
     log_level: str = "info"
     control: Control = Control()
+    host: HostSwitches = HostSwitches()
     adapters: tuple[AddAdapter, ...] = ()
 
 
@@ -134,18 +201,17 @@ def parse(text: str, path: str) -> Config:
     _check_control(file.control, path)
     adapters = tuple(_adapter(table, path) for table in file.adapter)
     _check_together(adapters, path)
-    return Config(path=path, log_level=file.log_level, control=file.control, adapters=adapters)
+    host = HostSwitches(file.host.disable_task_offload, file.host.enable_ipsec_offload)
+    return Config(path=path, log_level=file.log_level, control=file.control, host=host, adapters=adapters)
 
 
 def _check_control(control: Control, path: str) -> None:
-    if not control.socket.startswith("/") or len(control.socket.encode()) > _SOCKET_PATH_LIMIT:
+    try:
+        check_socket_path(control.socket, "control.socket")
+    except RequestError as error:
         raise ConfigError(
-            "not a path for a socket",
-            path=path,
-            field="control.socket",
-            value=_short(control.socket),
-            allowed=f"an absolute path of at most {_SOCKET_PATH_LIMIT} bytes",
-        )
+            error.message, path=path, field=error.field, value=_short(error.value), allowed=error.allowed
+        ) from error
 
 
 def _adapter(table: AdapterTable, path: str) -> AddAdapter:
@@ -164,10 +230,23 @@ def _adapter(table: AdapterTable, path: str) -> AddAdapter:
                 policy_default_in=table.policy_default_in,
                 policy_default_out=table.policy_default_out,
                 features_off=table.features_off,
+                transport=table.transport,
+                nbl_socket=table.nbl_socket,
+                software=table.software,
+                capabilities=_capabilities(table.capabilities),
+                keywords=table.keywords,
             )
         )
     except RequestError as error:
         raise _in_adapter(table.name, error, path) from error
+
+
+def _capabilities(table: CapabilitiesTable | None) -> Capabilities | None:
+    if table is None:
+        return None
+    given = msgspec.structs.asdict(table)
+    v1 = None if table.v1 is None else V1Capabilities(**msgspec.structs.asdict(table.v1))
+    return Capabilities(**{**given, "v1": v1})
 
 
 def _wire(table: WireTable | Literal["none"]) -> Wire:
@@ -189,6 +268,7 @@ def _check_together(adapters: tuple[AddAdapter, ...], path: str) -> None:
     """Refuse adapters that cannot be side by side."""
     by_name: dict[str, AddAdapter] = {}
     devices: dict[tuple[str | None, str], str] = {}
+    sockets: dict[str, str] = {}
     ends: dict[str, str] = {}
     for adapter in adapters:
         if adapter.name in by_name:
@@ -196,9 +276,17 @@ def _check_together(adapters: tuple[AddAdapter, ...], path: str) -> None:
             raise _in_adapter(adapter.name, error, path)
         by_name[adapter.name] = adapter
         wire = adapter.wire or NO_WIRE
-        used = [("tap", adapter.netns, adapter.tap)]
+        used = [] if adapter.tap is None else [("tap", adapter.netns, adapter.tap)]
         if wire.kind == "tap":
             used.append(("wire.tap", wire.netns, wire.name or ""))
+        if (own := adapter.nbl_socket) and (other := sockets.setdefault(own, adapter.name)) != adapter.name:
+            error = RequestError(
+                f"adapter {other} has this socket already",
+                field="nbl_socket",
+                value=own,
+                allowed="another path",
+            )
+            raise _in_adapter(adapter.name, error, path)
         for field, netns, device in used:
             if (other := devices.setdefault((netns, device), adapter.name)) != adapter.name:
                 error = RequestError(
@@ -293,6 +381,8 @@ def _allowed(expected: Any) -> str:
     if origin in (typing.Union, UnionType):
         parts = [_allowed(option) for option in typing.get_args(expected) if option is not type(None)]
         return ", or ".join(parts)
+    if origin is dict:
+        return f"a table of names, each with {_allowed(typing.get_args(expected)[1])}"
     if origin is list:
         return f"a list, each {_allowed(typing.get_args(expected)[0])}"
     if isinstance(expected, type) and issubclass(expected, msgspec.Struct):

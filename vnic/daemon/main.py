@@ -167,6 +167,8 @@ class Daemon:
             return
         if config.control != self._config.control:
             log.warning("[control] changed: that takes a restart")
+        if config.host != self._config.host:
+            log.warning("[host] changed: that takes a restart")
         logging.getLogger().setLevel(config.log_level.upper())
         problems = await reload.apply(self._adapters, self._config.adapters, config.adapters)
         self._config = config

@@ -5,11 +5,13 @@ Law: pure checks on the message; whether devices exist is asked when the adapter
 
 from __future__ import annotations
 
+import os.path
 import re
 from dataclasses import fields, replace
 from typing import NamedTuple
 
 from vnic.control.interface import AddAdapter, SetAdapter, Wire
+from vnic.daemon.hardware import hardware_of, keywords_message, keywords_of
 from vnic.errors import RequestError
 from vnic.netlink.links import check_address, check_mac, check_name
 from vnic.netlink.namespaces import path_of
@@ -23,14 +25,42 @@ MAX_MTU = 65_521
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a socket's path: struct sockaddr_un has 108 with the terminating zero."""
+
 _SETTABLE = frozenset(
-    {"mtu", "mac", "wire", "non_ip", "policy_default_in", "policy_default_out", "addresses"}
+    {
+        "mtu",
+        "mac",
+        "wire",
+        "non_ip",
+        "policy_default_in",
+        "policy_default_out",
+        "addresses",
+        "software",
+        "keywords",
+    }
 )
 """What `SetAdapter` can change; all else needs a new adapter."""
 
+_INLINE_ONLY = (
+    "tap",
+    "netns",
+    "addresses",
+    "mac",
+    "mtu",
+    "non_ip",
+    "features_off",
+    "policy_default_in",
+    "policy_default_out",
+    "software",
+)
+"""What only the inline transport has: a TAP, policies, software IPsec."""
+
 
 def checked(settings: AddAdapter) -> AddAdapter:
-    """Give the settings with what was left out filled in; `mtu` stays None for the default.
+    """Give the settings with what was left out filled in; `mtu` stays None for the default, and of an
+    external transport all that it has not.
 
     Raises:
         RequestError: a value no adapter can have.
@@ -42,6 +72,32 @@ def checked(settings: AddAdapter) -> AddAdapter:
             value=settings.name[:64],
             allowed="1 to 32 letters, digits, '_', '.' and '-'",
         )
+    wire = settings.wire or NO_WIRE
+    check_wire(settings.name, wire)
+    hardware_of(settings.capabilities)
+    filled = replace(
+        settings,
+        wire=wire,
+        transport=settings.transport or "inline",
+        keywords=keywords_message(keywords_of(settings.keywords)),
+    )
+    return _checked_external(filled) if filled.transport == "external" else _checked_inline(filled, wire)
+
+
+def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
+    if settings.tap is None:
+        raise RequestError(
+            "an adapter needs a TAP, the device the host sees",
+            field="tap",
+            allowed="a device name, or transport external",
+        )
+    if settings.nbl_socket is not None:
+        raise RequestError(
+            "only an external transport has an NBL socket",
+            field="nbl_socket",
+            value=settings.nbl_socket[:64],
+            allowed="transport external",
+        )
     check_name(settings.tap, "tap")
     check_namespace(settings.netns)
     check_mtu(settings.mtu)
@@ -50,8 +106,6 @@ def checked(settings: AddAdapter) -> AddAdapter:
     for address in settings.addresses or ():
         check_address(address)
     check_offloads(settings.features_off or ())
-    wire = settings.wire or NO_WIRE
-    check_wire(settings.name, wire)
     if wire.kind == "tap" and (wire.name, wire.netns) == (settings.tap, settings.netns):
         raise RequestError(
             "host side and wire are the same TAP",
@@ -63,11 +117,41 @@ def checked(settings: AddAdapter) -> AddAdapter:
         settings,
         addresses=settings.addresses or [],
         features_off=settings.features_off or [],
-        wire=wire,
         non_ip=settings.non_ip or "pass",
         policy_default_in=settings.policy_default_in or "allow",
         policy_default_out=settings.policy_default_out or "allow",
+        software=settings.software is not False,
     )
+
+
+def _checked_external(settings: AddAdapter) -> AddAdapter:
+    for name in _INLINE_ONLY:
+        given = getattr(settings, name)
+        if given not in (None, []):
+            raise RequestError(
+                "an external transport has no TAP, policies or software IPsec: its driver is all that",
+                field=name,
+                value=str(given)[:64],
+                allowed="nothing, or transport inline",
+            )
+    if settings.nbl_socket is not None:
+        check_socket_path(settings.nbl_socket, "nbl_socket")
+    return settings
+
+
+def check_socket_path(path: str, field: str) -> None:
+    """Refuse what cannot be the path of a socket.
+
+    Raises:
+        RequestError: it is relative or too long.
+    """
+    if not os.path.isabs(path) or "\0" in path or len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+        raise RequestError(
+            "not a path for a socket",
+            field=field,
+            value=path[:64],
+            allowed=f"an absolute path of at most {SOCKET_PATH_LIMIT} bytes",
+        )
 
 
 def check_mtu(mtu: int | None) -> None:
@@ -137,6 +221,8 @@ class Change(NamedTuple):
 def change(old: AddAdapter, new: AddAdapter) -> Change:
     """Compare two checked settings of the same adapter."""
     different = {one.name for one in fields(new) if getattr(old, one.name) != getattr(new, one.name)}
+    if hardware_of(old.capabilities) == hardware_of(new.capabilities):
+        different.discard("capabilities")
     if not different:
         return Change(remake=False, request=None)
     old_addresses, new_addresses = old.addresses or [], new.addresses or []

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vnic.control.interface import AddAdapter, Wire
+from vnic.control.interface import AddAdapter, Capabilities, V1Capabilities, Wire
 from vnic.daemon.config import Config, load, parse
 from vnic.errors import ConfigError
+from vnic.ndis.keywords import HostSwitches
 
 LEFT = '[[adapter]]\nname = "left"\ntap = "tap0"\n'
 RIGHT = '[[adapter]]\nname = "right"\ntap = "tap1"\n'
@@ -19,6 +20,10 @@ socket = "/tmp/v.sock"
 reader_group = "staff"
 administrator_group = "wheel"
 reveal_keys = false
+
+[host]
+disable_task_offload = true
+enable_ipsec_offload = false
 
 [[adapter]]
 name = "left"
@@ -44,12 +49,26 @@ wire = "none"
 name = "third"
 tap = "tap2"
 wire = { netdev = "eth1", netns = "blue" }
+software = false
+
+[adapter.capabilities]
+encryptions = ["aes-gcm-128"]
+esn = false
+sa_capacity = 16
+[adapter.capabilities.v1]
+enabled = false
+
+[adapter.keywords]
+"*IPsecOffloadV2" = 2
 
 [[adapter]]
 name = "fourth"
-tap = "tap3"
+transport = "external"
+nbl_socket = "/run/vnic/mine.nbl"
 wire = { tap = "tap4" }
 """
+
+ALL_ON = {"*IPsecOffloadV1IPv4": 3, "*IPsecOffloadV2": 3, "*IPsecOffloadV2IPv4": 3}
 
 
 def test_empty_file_means_the_defaults() -> None:
@@ -66,6 +85,7 @@ def test_every_key_is_understood() -> None:
     assert config.control.socket == "/tmp/v.sock"
     assert (config.control.reader_group, config.control.administrator_group) == ("staff", "wheel")
     assert config.control.reveal_keys is False
+    assert config.host == HostSwitches(disable_task_offload=True, enable_ipsec_offload=False)
     left, right, third, fourth = config.adapters
     assert left == AddAdapter(
         name="left",
@@ -79,6 +99,9 @@ def test_every_key_is_understood() -> None:
         policy_default_in="block",
         policy_default_out="block",
         features_off=["tx-udp-segmentation"],
+        transport="inline",
+        software=True,
+        keywords=ALL_ON,
     )
     assert (right.mtu, right.wire, right.non_ip, right.policy_default_in) == (
         None,
@@ -87,7 +110,18 @@ def test_every_key_is_understood() -> None:
         "allow",
     )
     assert third.wire == Wire(kind="netdev", name="eth1", netns="blue")
-    assert fourth.wire == Wire(kind="tap", name="tap4")
+    assert third.software is False
+    assert third.capabilities == Capabilities(
+        encryptions=["aes-gcm-128"], esn=False, sa_capacity=16, v1=V1Capabilities(enabled=False)
+    )
+    assert third.keywords == {**ALL_ON, "*IPsecOffloadV2": 2}
+    assert fourth == AddAdapter(
+        name="fourth",
+        wire=Wire(kind="tap", name="tap4"),
+        transport="external",
+        nbl_socket="/run/vnic/mine.nbl",
+        keywords=ALL_ON,
+    )
 
 
 def test_links_may_be_named_at_either_end_or_both() -> None:
@@ -96,13 +130,15 @@ def test_links_may_be_named_at_either_end_or_both() -> None:
     parse(LEFT + 'wire = { link = "right" }\n' + RIGHT + 'wire = { link = "left" }\n', "v.toml")
 
 
+EXTERNAL = '[[adapter]]\nname = "card"\ntransport = "external"\n'
 THIRD = '[[adapter]]\nname = "third"\ntap = "tap2"\n'
 
 
 @pytest.mark.parametrize(
     ("text", "field", "value", "allowed"),
     [
-        ("colour = 1", "colour", "", "log_level, control, adapter"),
+        ("colour = 1", "colour", "", "log_level, control, host, adapter"),
+        ("[host]\ndisable = true", "host.disable", "", "disable_task_offload, enable_ipsec_offload"),
         ('log_level = "loud"', "log_level", "'loud'", '"error", "warning", "info", "debug"'),
         ("[control]\nsocket = 5", "control.socket", "5", "a text"),
         ("[control]\nsockt = 'x'", "control.sockt", "", "socket, reader_group"),
@@ -110,7 +146,7 @@ THIRD = '[[adapter]]\nname = "third"\ntap = "tap2"\n'
         (f"[control]\nsocket = '/{'x' * 200}'", "control.socket", "/xxx", "107 bytes"),
         ("[control]\nreveal_keys = 'no'", "control.reveal_keys", "'no'", "true or false"),
         ("adapter = 3", "adapter", "3", "a table with name, tap"),
-        ("[[adapter]]\nname = 'left'", "adapter.left.tap", "", "a text"),
+        ("[[adapter]]\nname = 'left'", "adapter.left.tap", "", "a device name, or transport external"),
         ("[[adapter]]\ntap = 'left'", "adapter[0].name", "", "a text"),
         ("[[adapter]]\nname = 5\ntap = 'x'", "adapter[0].name", "5", "a text"),
         (LEFT + "colour = 1", "adapter.left.colour", "", "addresses, mac, mtu, wire"),
@@ -146,6 +182,47 @@ THIRD = '[[adapter]]\nname = "third"\ntap = "tap2"\n'
             "adapter.third.wire.link",
             "right",
             'wire is "none"',
+        ),
+        (LEFT + "transport = 'external'", "adapter.left.tap", "tap0", "transport inline"),
+        (LEFT + "transport = 'air'", "adapter.left.transport", "'air'", '"inline", "external"'),
+        (LEFT + "nbl_socket = '/x'", "adapter.left.nbl_socket", "/x", "transport external"),
+        (EXTERNAL + "nbl_socket = 'x'", "adapter.card.nbl_socket", "x", "an absolute path"),
+        (EXTERNAL + "mtu = 1400", "adapter.card.mtu", "1400", "transport inline"),
+        (EXTERNAL + "software = true", "adapter.card.software", "True", "transport inline"),
+        (
+            EXTERNAL + "nbl_socket = '/x'\n" + EXTERNAL.replace("card", "other") + "nbl_socket = '/x'",
+            "adapter.other.nbl_socket",
+            "/x",
+            "another path",
+        ),
+        (LEFT + "capabilities = 3", "adapter.left.capabilities", "3", "a table with encryptions"),
+        (LEFT + "capabilities.aes = true", "adapter.left.capabilities.aes", "", "encryptions, integrities"),
+        (LEFT + "capabilities.esn = 1", "adapter.left.capabilities.esn", "1", "true or false"),
+        (
+            LEFT + "capabilities.encryptions = ['aes']",
+            "adapter.left.capabilities.encryptions",
+            "aes",
+            "null, des-cbc",
+        ),
+        (
+            LEFT + "capabilities.udp_esp = ['x']",
+            "adapter.left.capabilities.udp_esp[0]",
+            "'x'",
+            '"udp-transport"',
+        ),
+        (
+            LEFT + "capabilities.v1.esp_aes = true",
+            "adapter.left.capabilities.v1.esp_aes",
+            "",
+            "enabled, ah_esp_combined",
+        ),
+        (LEFT + "keywords = 3", "adapter.left.keywords", "3", "a table of names, each with an integer"),
+        (LEFT + "keywords.x = 3", "adapter.left.keywords", "x", "*IPsecOffloadV2"),
+        (
+            LEFT + "keywords.'*IPsecOffloadV2' = 9",
+            "adapter.left.keywords.*IPsecOffloadV2",
+            "9",
+            "3 (AH and ESP)",
         ),
         (LEFT.replace("left", "le ft"), "adapter.le ft.name", "le ft", "1 to 32 letters"),
         (LEFT.replace("left", "x" * 33), "adapter.xxx", "xxx", "1 to 32 letters"),

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+from vnic.control.interface import Capabilities, V1Capabilities, fields_of
 from vnic.control.server import Limits
-from vnic.daemon.config import AdapterTable, Control, parse
+from vnic.daemon.config import AdapterTable, CapabilitiesTable, Control, HostTable, V1Table, parse
 from vnic.daemon.events import QUEUE_LENGTH
+from vnic.ndis.keywords import HostSwitches
 from vnic.ports.offloads import OFFLOADS
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "configuration.md").read_text()
@@ -13,11 +15,11 @@ TEXT = (Path(__file__).resolve().parents[3] / "docs" / "configuration.md").read_
 
 def test_the_example_is_a_good_configuration() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
-    assert [one.name for one in parse(example, "example").adapters] == ["left", "right", "uplink"]
+    assert [one.name for one in parse(example, "example").adapters] == ["left", "right", "uplink", "bare"]
 
 
 def test_every_key_is_described() -> None:
-    for table in (Control, AdapterTable):
+    for table in (Control, HostTable, AdapterTable, CapabilitiesTable, V1Table):
         for key in table.__struct_fields__:
             assert re.search(rf"^\| .*`{key}`", TEXT, re.MULTILINE), key
 
@@ -25,6 +27,12 @@ def test_every_key_is_described() -> None:
 def test_the_example_of_control_holds_the_defaults() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
     assert parse(example, "example").control == Control()
+    assert parse(example, "example").host == HostSwitches()
+
+
+def test_the_tables_of_a_card_have_the_members_of_the_messages() -> None:
+    for table, message in ((CapabilitiesTable, Capabilities), (V1Table, V1Capabilities)):
+        assert list(table.__struct_fields__) == [one.name for one in fields_of(message)]
 
 
 def test_every_offload_is_named() -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from vnic.control.interface import AddAdapter, SetAdapter, Wire
+from vnic.control.interface import AddAdapter, Capabilities, SetAdapter, Wire
 from vnic.daemon.settings import change, checked
 from vnic.errors import RequestError
 
 PLAIN = checked(AddAdapter(name="left", tap="tap0"))
+CARD = checked(AddAdapter(name="card", transport="external"))
+ALL_ON = {"*IPsecOffloadV1IPv4": 3, "*IPsecOffloadV2": 3, "*IPsecOffloadV2IPv4": 3}
 
 
 def test_what_is_left_out_gets_its_default() -> None:
@@ -23,8 +25,42 @@ def test_what_is_left_out_gets_its_default() -> None:
         non_ip="pass",
         policy_default_in="allow",
         policy_default_out="allow",
+        transport="inline",
+        software=True,
+        keywords=ALL_ON,
     )
     assert checked(filled) == filled
+
+
+def test_an_external_transport_has_a_wire_and_keywords_and_nothing_of_a_host() -> None:
+    assert AddAdapter(name="card", wire=Wire(kind="none"), transport="external", keywords=ALL_ON) == CARD
+    assert checked(CARD) == CARD
+    checked(replace(CARD, nbl_socket="/run/vnic/card.nbl"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tap": "tap0"},
+        {"netns": "red"},
+        {"addresses": ["10.0.0.1/24"]},
+        {"mac": "02:00:00:00:00:01"},
+        {"mtu": 1400},
+        {"non_ip": "pass"},
+        {"features_off": ["tx-checksumming"]},
+        {"policy_default_in": "allow"},
+        {"policy_default_out": "allow"},
+        {"software": False},
+        {"nbl_socket": "card.nbl"},
+        {"nbl_socket": "/" + "x" * 107},
+        {"nbl_socket": "/nul\0"},
+    ],
+)
+def test_what_an_external_transport_cannot_have_is_refused_by_name(changes: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as caught:
+        checked(replace(CARD, **changes))
+    assert caught.value.field in changes
+    assert caught.value.allowed
 
 
 @pytest.mark.parametrize("name", ["a", "left.2", "x" * 32, "A-b_c.9"])
@@ -40,6 +76,10 @@ def test_good_names_pass(name: str) -> None:
         ({"name": "a\n"}, "name"),
         ({"name": "ä"}, "name"),
         ({"tap": ""}, "tap"),
+        ({"tap": None}, "tap"),
+        ({"nbl_socket": "/run/vnic/x.nbl"}, "nbl_socket"),
+        ({"capabilities": Capabilities(encryptions=["aes"])}, "capabilities.encryptions"),
+        ({"keywords": {"x": 1}}, "keywords"),
         ({"tap": "tap%d"}, "tap"),
         ({"netns": "../x"}, "netns"),
         ({"mtu": 0}, "mtu"),
@@ -76,6 +116,8 @@ def test_no_difference_changes_nothing() -> None:
         ({"wire": Wire(kind="netdev", name="eth0")}, {"wire": Wire(kind="netdev", name="eth0")}),
         ({"non_ip": "drop", "policy_default_in": "block"}, {"non_ip": "drop", "policy_default_in": "block"}),
         ({"addresses": ["10.0.0.1/24"]}, {"addresses": ["10.0.0.1/24"]}),
+        ({"software": False}, {"software": False}),
+        ({"keywords": {**ALL_ON, "*IPsecOffloadV2": 0}}, {"keywords": {**ALL_ON, "*IPsecOffloadV2": 0}}),
     ],
 )
 def test_what_can_be_set_is_set_in_place(changes: dict[str, Any], request_values: dict[str, Any]) -> None:
@@ -95,7 +137,15 @@ def test_mtu_that_is_no_longer_fixed_goes_back_to_the_default() -> None:
         ({}, {"features_off": ["tx-checksumming"]}),
         ({"addresses": ["10.0.0.1/24"]}, {}),
         ({"mac": "02:00:00:00:00:09"}, {}),
+        ({}, {"capabilities": Capabilities(esn=False)}),
+        ({}, {"transport": "external"}),
+        ({"transport": "external"}, {"transport": "external", "nbl_socket": "/run/x.nbl"}),
     ],
 )
 def test_what_cannot_be_set_needs_a_new_adapter(old: dict[str, Any], new: dict[str, Any]) -> None:
     assert change(replace(PLAIN, **old), replace(PLAIN, **new)).remake
+
+
+def test_the_same_card_in_other_words_is_the_same_card() -> None:
+    said = replace(PLAIN, capabilities=Capabilities(ah=True, esp=True, transport=True))
+    assert change(PLAIN, said) == (False, None)
