@@ -1,0 +1,567 @@
+"""The current configuration of the NIC: what it does now of what it could do.
+
+Law: one table, `_FEATURES`, says of every capability what it needs besides the hardware. The current
+configuration is worked out from it, and so is every reason that `features` gives; admission and the data
+path read the result and nothing else. Values and a queue of indications: no SA, no packet.
+
+    hardware ∩ keywords or OID_TCP_OFFLOAD_PARAMETERS ∩ OID_TCP_TASK_OFFLOAD     offered: an SA may be added
+             ∩ OID_OFFLOAD_ENCAPSULATION ∩ not below a load-balancing master     current: it is worked on
+             ∩ switched on before the last OID_OFFLOAD_ENCAPSULATION (R47)       receiving
+
+Source: sheet §2, §3; R3, R18, R20-R29, R35, R38-R63.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from vnic.errors import OidError, RequestError
+from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES
+from vnic.ndis.capabilities import (
+    ALL_AUTHENTICATION,
+    ALL_ENCRYPTION,
+    ALL_UDP_ESP,
+    ENCAPSULATION_IEEE_802_3,
+    ENCAPSULATION_IEEE_802_3_P_AND_Q,
+    ETHERNET,
+    NO_IPSEC,
+    NO_IPSEC_V1,
+    NO_LARGE_SEND,
+    NO_TASK_OFFLOAD,
+    TRANSPORT_OVER_UDP_ESP_TUNNEL,
+    UDP_ESP_TRANSPORT,
+    UDP_ESP_TRANSPORT_OVER_TUNNEL,
+    UDP_ESP_TUNNEL,
+    ChecksumCapabilities,
+    OffloadCapabilities,
+    OffloadCapabilitiesV1,
+    TaskOffload,
+)
+from vnic.ndis.keywords import V1_IPV4, V2, V2_IPV4, IpsecKeyword, Keywords
+from vnic.ndis.status import IndicationCode, NdisStatus, StatusIndication
+
+if TYPE_CHECKING:
+    from vnic.ndis.offload_structs import OffloadParameters
+
+HARDWARE_CANNOT = "the hardware cannot"
+
+_MAX_INDICATIONS = 256
+
+_AH, _ESP, _BOTH, _EITHER = 1, 2, 3, 0
+"""What a feature needs switched on, as bits of IpsecKeyword; _EITHER: AH or ESP, whichever there is."""
+
+_LSO_ENABLED = 2
+"""NDIS_OFFLOAD_PARAMETERS_LSOV1_ENABLED and _LSOV2_ENABLED; 1 is disabled, 0 no change."""
+
+LSO_V1 = "*LsoV1IPv4"
+LSO_V2_IPV4 = "*LsoV2IPv4"
+LSO_V2_IPV6 = "*LsoV2IPv6"
+
+_UDP_ESP_NAMES = (
+    (UDP_ESP_TRANSPORT, "udp-transport"),
+    (UDP_ESP_TUNNEL, "udp-tunnel"),
+    (TRANSPORT_OVER_UDP_ESP_TUNNEL, "transport-over-udp-tunnel"),
+    (UDP_ESP_TRANSPORT_OVER_TUNNEL, "udp-transport-over-tunnel"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureState:
+    """One capability, for `vnic caps show`."""
+
+    name: str
+    hardware: bool
+    enabled: bool
+    reason: str
+    """Why it is off; "" when it is on."""
+
+
+class _Feature(NamedTuple):
+    """One row: a member of a part of TaskOffload, or one bit of it, and what it needs."""
+
+    name: str
+    part: str
+    member: str
+    bit: int = 0
+    """0: the member is a truth value."""
+    needs: int = _EITHER
+    family: int = 0
+    """4 or 6: needs that family's encapsulation on; 0: either."""
+
+
+def _rows() -> Iterator[_Feature]:
+    for part, name in (("ipsec_v2", "ipsec-v2"), ("ipsec_v1", "ipsec-v1")):
+        yield _Feature(name, part, "encapsulation", ENCAPSULATION_IEEE_802_3)
+        yield _Feature(f"{name}-vlan", part, "encapsulation", ENCAPSULATION_IEEE_802_3_P_AND_Q)
+        yield _Feature(f"{name}-ah-esp", part, "ah_esp_combined", needs=_BOTH)
+        yield _Feature(f"{name}-transport-tunnel", part, "transport_tunnel_combined")
+        yield _Feature(f"{name}-ipv4-options", part, "ipv4_options", family=4)
+        for bit, kind in _UDP_ESP_NAMES:
+            yield _Feature(f"{name}-{kind}", part, "udp_esp", bit, _ESP)
+    part, name = "ipsec_v2", "ipsec-v2"
+    yield _Feature(f"{name}-ipv6", part, "ipv6_supported", family=6)
+    yield _Feature(f"{name}-ipv6-extension-headers", part, "ipv6_non_ipsec_extension_headers", family=6)
+    yield _Feature(f"{name}-ah", part, "ah", needs=_AH)
+    yield _Feature(f"{name}-esp", part, "esp", needs=_ESP)
+    yield _Feature(f"{name}-transport", part, "transport")
+    yield _Feature(f"{name}-tunnel", part, "tunnel")
+    yield _Feature(f"{name}-lso", part, "lso_supported")
+    yield _Feature(f"{name}-esn", part, "extended_sequence_numbers")
+    for integrity in INTEGRITIES:
+        bit = integrity.ndis_identifier
+        yield _Feature(f"{name}-auth-{integrity.name}", part, "authentication_algorithms", bit)
+    for encryption in ENCRYPTIONS:
+        bit = encryption.ndis_identifier
+        yield _Feature(f"{name}-encr-{encryption.name}", part, "encryption_algorithms", bit, _ESP)
+    part, name = "ipsec_v1", "ipsec-v1"
+    yield _Feature(f"{name}-md5", part, "ah_md5")
+    yield _Feature(f"{name}-sha1", part, "ah_sha1")
+    for member in ("transport", "tunnel", "send", "receive"):
+        yield _Feature(f"{name}-ah-{member}", part, f"ah_{member}", needs=_AH)
+    for member in ("des", "triple_des", "null", "transport", "tunnel", "send", "receive"):
+        label = "3des" if member == "triple_des" else member
+        yield _Feature(f"{name}-esp-{label}", part, f"esp_{member}", needs=_ESP)
+    yield _Feature("large-send-ipv4", "large_send", "ipv4", family=4)
+    yield _Feature("large-send-ipv6", "large_send", "ipv6", family=6)
+    yield _Feature("checksum-ipv4", "checksum", "ipv4", family=4)
+    yield _Feature("checksum-ipv6", "checksum", "ipv6", family=6)
+
+
+_FEATURES = tuple(_rows())
+_NO_PART: dict[str, object] = {
+    "ipsec_v2": NO_IPSEC,
+    "ipsec_v1": NO_IPSEC_V1,
+    "large_send": NO_LARGE_SEND,
+    "checksum": ChecksumCapabilities(False, False),
+}
+
+
+def _has(offload: TaskOffload, feature: _Feature) -> bool:
+    value = getattr(getattr(offload, feature.part), feature.member)
+    return bool(value & feature.bit) if feature.bit else bool(value)
+
+
+def check_hardware(hardware: TaskOffload) -> TaskOffload:
+    """Give what a NIC like this can do: what one capability cannot do without another goes with it.
+
+    Raises:
+        RequestError: it claims what this NIC cannot do (R3), or lacks what every NIC must have (R22, R28,
+            R29).
+    """
+    v2, v1 = hardware.ipsec_v2, hardware.ipsec_v1
+    for field, value, able in (
+        ("udp_esp", v2.udp_esp, ALL_UDP_ESP),
+        ("authentication_algorithms", v2.authentication_algorithms, ALL_AUTHENTICATION),
+        ("encryption_algorithms", v2.encryption_algorithms, ALL_ENCRYPTION),
+        ("encapsulation", v2.encapsulation, ETHERNET),
+        ("v1.udp_esp", v1.udp_esp, ALL_UDP_ESP),
+        ("v1.encapsulation", v1.encapsulation, ETHERNET),
+    ):
+        if value & ~able:
+            raise RequestError(
+                "the NIC cannot do what these capabilities claim (R3)",
+                field=field,
+                value=f"{value:#x}",
+                allowed=f"bits of {able:#x}",
+            )
+    v2 = _consistent_v2(v2, hardware)
+    v1 = _consistent_v1(v1)
+    large_send = hardware.large_send
+    if not large_send.ipv4 and not large_send.ipv6:
+        large_send = NO_LARGE_SEND
+    return replace(hardware, ipsec_v2=v2, ipsec_v1=v1, large_send=large_send)
+
+
+def _consistent_v2(v2: OffloadCapabilities, hardware: TaskOffload) -> OffloadCapabilities:
+    if not v2.ah and not v2.esp:
+        return NO_IPSEC
+    _check_ethernet(v2.encapsulation, "encapsulation", "R28")
+    if not v2.tunnel:
+        raise RequestError(
+            "a NIC with IPsec offload must do tunnels (R29)", field="tunnel", value="false", allowed="true"
+        )
+    return replace(
+        v2,
+        ipv6_non_ipsec_extension_headers=v2.ipv6_non_ipsec_extension_headers and v2.ipv6_supported,
+        ah_esp_combined=v2.ah_esp_combined and v2.ah and v2.esp,
+        transport_tunnel_combined=v2.transport_tunnel_combined and v2.transport,
+        lso_supported=v2.lso_supported
+        and v2.transport
+        and (hardware.large_send.ipv4 or hardware.large_send.ipv6),
+        udp_esp=_udp_esp(v2.udp_esp, v2.transport, True, v2.transport_tunnel_combined) if v2.esp else 0,
+        encryption_algorithms=v2.encryption_algorithms if v2.esp else 0,
+    )
+
+
+def _consistent_v1(v1: OffloadCapabilitiesV1) -> OffloadCapabilitiesV1:
+    """V1 can do AH, or ESP, when it can send or receive it in a mode."""
+    ah = (v1.ah_transport or v1.ah_tunnel) and (v1.ah_send or v1.ah_receive) and (v1.ah_md5 or v1.ah_sha1)
+    esp = (
+        (v1.esp_transport or v1.esp_tunnel)
+        and (v1.esp_send or v1.esp_receive)
+        and (v1.esp_des or v1.esp_triple_des or v1.esp_null)
+    )
+    if not ah and not esp:
+        return NO_IPSEC_V1
+    _check_ethernet(v1.encapsulation, "v1.encapsulation", "R22")
+    if not ah:
+        v1 = replace(v1, ah_transport=False, ah_tunnel=False, ah_send=False, ah_receive=False)
+    if not esp:
+        v1 = replace(v1, esp_transport=False, esp_tunnel=False, esp_send=False, esp_receive=False)
+        v1 = replace(v1, esp_des=False, esp_triple_des=False, esp_null=False)
+    transport = (v1.esp_transport and esp) or (v1.ah_transport and ah)
+    tunnel = (v1.esp_tunnel and esp) or (v1.ah_tunnel and ah)
+    parses = esp and v1.esp_receive
+    both = v1.transport_tunnel_combined and transport and tunnel
+    return replace(
+        v1,
+        ah_esp_combined=v1.ah_esp_combined and ah and esp,
+        transport_tunnel_combined=both,
+        udp_esp=_udp_esp(v1.udp_esp, v1.esp_transport, v1.esp_tunnel, both) if parses else 0,
+    )
+
+
+def _udp_esp(bits: int, transport: bool, tunnel: bool, both: bool) -> int:
+    """The subtypes that remain where a mode is missing."""
+    able = UDP_ESP_TRANSPORT if transport else 0
+    able |= UDP_ESP_TUNNEL if tunnel else 0
+    able |= TRANSPORT_OVER_UDP_ESP_TUNNEL | UDP_ESP_TRANSPORT_OVER_TUNNEL if both else 0
+    return bits & able
+
+
+def _check_ethernet(encapsulation: int, field: str, rule: str) -> None:
+    if not encapsulation & ENCAPSULATION_IEEE_802_3:
+        raise RequestError(
+            f"every NIC does Ethernet ({rule})",
+            field=field,
+            value=f"{encapsulation:#x}",
+            allowed=f"values with {ENCAPSULATION_IEEE_802_3:#x}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The registry, keyword by keyword; `Keywords` is what the outside sees of it."""
+
+    v1_ipv4: IpsecKeyword
+    v2: IpsecKeyword
+    v2_ipv4: IpsecKeyword
+    lso_v1_ipv4: bool
+    lso_v2_ipv4: bool
+    lso_v2_ipv6: bool
+
+    @classmethod
+    def of(cls, keywords: Keywords) -> _Settings:
+        lso = keywords.lso
+        return cls(keywords.v1_ipv4, keywords.v2, keywords.v2_ipv4, lso, lso, lso)
+
+    def keywords(self) -> Keywords:
+        lso = self.lso_v1_ipv4 and self.lso_v2_ipv4 and self.lso_v2_ipv6
+        return Keywords(self.v1_ipv4, self.v2, self.v2_ipv4, lso)
+
+
+class Configuration:
+    """What the NIC could do, what is switched on, and so what it does.
+
+    Args:
+        hardware: all it can do, whatever is switched off.
+        keywords: the registry of the adapter, read now and at every `restart` (R38, R40).
+
+    Attributes:
+        hardware: as `check_hardware` gives it.
+        offered: what an added SA must be covered by: hardware and settings.
+        current: what the NIC does on send and reports (R62).
+        receiving: what it does on receive; less than `current` while something that was newly switched on
+            waits for OID_OFFLOAD_ENCAPSULATION (R47).
+        ipv4: whether IPv4 encapsulation is on; NDIS_OFFLOAD has no member that says so of V2.
+        generation: grows with every change of any of them.
+
+    Raises:
+        RequestError: as `check_hardware`.
+    """
+
+    def __init__(self, hardware: TaskOffload, keywords: Keywords) -> None:
+        self.hardware = check_hardware(hardware)
+        self._registry = _Settings.of(keywords)
+        self._settings = self._registry
+        self._received_v1 = IpsecKeyword.DISABLED
+        self._received_v2 = IpsecKeyword.DISABLED
+        self._encapsulation_set = False
+        self.ipv4 = False
+        self._ipv6 = False
+        self._tasks: TaskOffload | None = None
+        self._master: str | None = None
+        self._indications: deque[StatusIndication] = deque(maxlen=_MAX_INDICATIONS)
+        self.generation = 0
+        self.offered = self.current = self.receiving = NO_TASK_OFFLOAD
+        self._work_out()
+
+    @property
+    def sa_capacity(self) -> int:
+        """Bundles that fit; a V1 report has no member for it."""
+        v2 = self.hardware.ipsec_v2
+        if v2.encapsulation or not self.hardware.ipsec_v1.encapsulation:
+            return v2.sa_offload_capacity
+        return OffloadCapabilities().sa_offload_capacity
+
+    # --------------------------------------------------------------------------------- switches
+
+    @property
+    def keywords(self) -> Keywords:
+        """The registry. `lso` stands for three keywords and is true when all of them are."""
+        return self._registry.keywords()
+
+    def set_keywords(self, keywords: Keywords) -> None:
+        """Write the registry; in force after `restart`."""
+        if keywords.lso == self.keywords.lso:
+            self._registry = replace(
+                self._registry, v1_ipv4=keywords.v1_ipv4, v2=keywords.v2, v2_ipv4=keywords.v2_ipv4
+            )
+        else:
+            self._registry = _Settings.of(keywords)
+
+    def restart(self) -> None:
+        """Read the registry again (R40); nothing is active before OID_OFFLOAD_ENCAPSULATION (R55)."""
+        self._settings = self._registry
+        self._encapsulation_set = False
+        self.ipv4 = self._ipv6 = False
+        self._received_v1 = self._received_v2 = IpsecKeyword.DISABLED
+        self._tasks = None
+        self._changed()
+
+    def set_encapsulation(self, ipv4: bool | None, ipv6: bool | None) -> None:
+        """Switch all configured offloads of a family on or off (R54, R57); None leaves it as it is.
+
+        Raises:
+            OidError: NOT_SUPPORTED: this NIC offloads nothing (R51).
+        """
+        self._check_offloads()
+        self._encapsulation_set = True
+        self.ipv4 = self.ipv4 if ipv4 is None else ipv4
+        self._ipv6 = self._ipv6 if ipv6 is None else ipv6
+        self._received_v1, self._received_v2 = self._settings.v1_ipv4, self._v2()
+        self._tasks = None
+        self._work_out()
+        self.indicate_current()
+
+    def set_parameters(self, parameters: OffloadParameters) -> None:
+        """OID_TCP_OFFLOAD_PARAMETERS (R43-R49): into the registry unless it says not to, and into force.
+
+        Raises:
+            OidError: INVALID_DATA: a member is out of range, and nothing was changed (R43); NOT_SUPPORTED:
+                this NIC offloads nothing (R42).
+        """
+        self._check_offloads()
+        for member, value, most in (
+            ("IPsecV1", parameters.ipsec_v1, 4),
+            ("IPsecV2", parameters.ipsec_v2, 4),
+            ("IPsecV2IPv4", parameters.ipsec_v2_ipv4, 4),
+            ("LsoV1", parameters.lso_v1, 2),
+            ("LsoV2IPv4", parameters.lso_v2_ipv4, 2),
+            ("LsoV2IPv6", parameters.lso_v2_ipv6, 2),
+        ):
+            if not 0 <= value <= most:
+                raise OidError(
+                    NdisStatus.INVALID_DATA,
+                    "no such setting (R43)",
+                    field=member,
+                    value=str(value),
+                    allowed=f"0 to {most}, 0 for no change",
+                )
+        if not parameters.skip_registry_update:
+            self._registry = _changed_settings(self._registry, parameters)
+        self._settings = _changed_settings(self._settings, parameters)
+        self._received_v1 = IpsecKeyword(self._received_v1 & self._settings.v1_ipv4)
+        self._received_v2 = IpsecKeyword(self._received_v2 & self._v2())
+        self._work_out()
+        self.indicate_current()
+
+    def set_tasks(self, tasks: TaskOffload) -> None:
+        """OID_TCP_TASK_OFFLOAD: exactly these are on now, for IPv4, and no others."""
+        self._encapsulation_set = True
+        self.ipv4 = True
+        self._ipv6 = False
+        self._received_v1, self._received_v2 = self._settings.v1_ipv4, IpsecKeyword.DISABLED
+        self._tasks = tasks
+        self._work_out()
+        self.indicate_current()
+
+    def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
+        """Withdraw IPsec offload below a load-balancing master, or take it up again (R18).
+
+        Args:
+            master: its name, for `features`.
+        """
+        self._master = (master or "a load-balancing master") if load_balanced else None
+        self._changed()
+
+    # --------------------------------------------------------------------------------- answers
+
+    def features(self) -> list[FeatureState]:
+        """Every capability, whether it is on, and why not."""
+        states = []
+        for feature in _FEATURES:
+            hardware = _has(self.hardware, feature)
+            reason = self._withheld(feature) or self._inactive(feature) if hardware else HARDWARE_CANNOT
+            states.append(FeatureState(feature.name, hardware, not reason, reason))
+        return states
+
+    def indicate_current(self) -> None:
+        """Tell everybody above what the NIC does now (R46, R54, R61, R62)."""
+        from vnic.ndis.offload_structs import pack_offload
+
+        buffer = bytes(pack_offload(self.current))
+        self.indicate(StatusIndication(IndicationCode.TASK_OFFLOAD_CURRENT_CONFIG, buffer))
+
+    def indicate(self, indication: StatusIndication) -> None:
+        """Queue an indication; the oldest goes when nobody takes any."""
+        self._indications.append(indication)
+
+    def take_indications(self) -> list[StatusIndication]:
+        """Give the indications since the last call, in order."""
+        taken = list(self._indications)
+        self._indications.clear()
+        return taken
+
+    # --------------------------------------------------------------------------------- the table at work
+
+    def _v2(self) -> IpsecKeyword:
+        """The V2 setting that rules (R49)."""
+        settings = self._settings
+        return settings.v2 if self.hardware.ipsec_v2.ipv6_supported else settings.v2_ipv4
+
+    def _changed(self) -> None:
+        before = self.current
+        self._work_out()
+        if self.current != before:
+            self.indicate_current()
+
+    def _work_out(self) -> None:
+        offered = {feature for feature in _FEATURES if not self._withheld(feature)}
+        current = {feature for feature in offered if not self._inactive(feature)}
+        receiving = {feature for feature in current if not self._awaits(feature)}
+        self.offered = self._built(offered)
+        self.current = self._built(current)
+        self.receiving = self._built(receiving)
+        self.generation += 1
+
+    def _built(self, able: set[_Feature]) -> TaskOffload:
+        """The part of the hardware that these rows make up."""
+        values: dict[str, dict[str, int | bool]] = {part: {} for part in _NO_PART}
+        for feature in _FEATURES:
+            part = values[feature.part]
+            has = feature in able and _has(self.hardware, feature)
+            if feature.bit:
+                part[feature.member] = part.get(feature.member, 0) | (feature.bit if has else 0)
+            else:
+                part[feature.member] = has
+        hardware = self.hardware
+        v2, v1, large_send = hardware.ipsec_v2, hardware.ipsec_v1, hardware.large_send
+        return TaskOffload(
+            replace(v2, **values["ipsec_v2"]) if values["ipsec_v2"]["encapsulation"] else NO_IPSEC,
+            replace(v1, **values["ipsec_v1"]) if values["ipsec_v1"]["encapsulation"] else NO_IPSEC_V1,
+            replace(large_send, **values["large_send"])
+            if any(values["large_send"].values())
+            else NO_LARGE_SEND,
+            replace(hardware.checksum, **values["checksum"]),
+        )
+
+    def _withheld(self, feature: _Feature) -> str:
+        """Why the settings keep the NIC from offering this, or ""."""
+        if feature.part == "ipsec_v2":
+            return self._keyword_reason(
+                V2 if self.hardware.ipsec_v2.ipv6_supported else V2_IPV4,
+                self._v2(),
+                feature.needs,
+                _operations(self.hardware.ipsec_v2.ah, self.hardware.ipsec_v2.esp),
+            ) or (self._lso_reason() if feature.member == "lso_supported" else "")
+        if feature.part == "ipsec_v1":
+            v1 = self.hardware.ipsec_v1
+            return self._keyword_reason(
+                V1_IPV4,
+                self._settings.v1_ipv4,
+                feature.needs,
+                _operations(v1.ah_transport or v1.ah_tunnel, v1.esp_transport or v1.esp_tunnel),
+            )
+        if feature.part == "large_send":
+            return self._lso_reason(feature.family)
+        return ""
+
+    def _keyword_reason(self, keyword: str, value: IpsecKeyword, needs: int, hardware: int) -> str:
+        able = value & hardware
+        if (able & needs == needs) if needs else able:
+            return ""
+        return f"keyword {keyword} is {value.value} ({value.name.replace('_', ' ')})"
+
+    def _lso_reason(self, family: int = 0) -> str:
+        settings = self._settings
+        off4 = [
+            f"keyword {name} is 0 (DISABLED)"
+            for name, on in ((LSO_V1, settings.lso_v1_ipv4), (LSO_V2_IPV4, settings.lso_v2_ipv4))
+            if not on
+        ]
+        off6 = [] if settings.lso_v2_ipv6 else [f"keyword {LSO_V2_IPV6} is 0 (DISABLED)"]
+        if family == 4:
+            return next(iter(off4), "")
+        if family == 6:
+            return next(iter(off6), "")
+        large_send = self.hardware.large_send
+        works = (large_send.ipv4 and not off4) or (large_send.ipv6 and not off6)
+        return "" if works else [*off4, *off6][0]
+
+    def _inactive(self, feature: _Feature) -> str:
+        """Why what is offered does not work now, or ""."""
+        ipsec = feature.part in ("ipsec_v2", "ipsec_v1")
+        if ipsec and self._master is not None:
+            return f"below {self._master}: load balancing (R18)"
+        family = 4 if feature.part == "ipsec_v1" else feature.family
+        on = {4: self.ipv4, 6: self._ipv6, 0: self.ipv4 or self._ipv6}[family]
+        if not on:
+            if not self._encapsulation_set:
+                return "no OID_OFFLOAD_ENCAPSULATION yet (R55)"
+            which = f" for IPv{family}" if family else ""
+            return f"OID_OFFLOAD_ENCAPSULATION has switched it off{which} (R57)"
+        if self._tasks is not None and not _has(self._tasks, feature):
+            return "not among the tasks of OID_TCP_TASK_OFFLOAD"
+        return ""
+
+    def _awaits(self, feature: _Feature) -> bool:
+        """Whether receive must wait for OID_OFFLOAD_ENCAPSULATION with it (R47)."""
+        if feature.part == "ipsec_v2":
+            received, hardware = self._received_v2, self.hardware.ipsec_v2
+            able = received & _operations(hardware.ah, hardware.esp)
+        elif feature.part == "ipsec_v1":
+            able = self._received_v1
+        else:
+            return False
+        return able & feature.needs != feature.needs if feature.needs else not able
+
+    def _check_offloads(self) -> None:
+        if self.hardware == NO_TASK_OFFLOAD:
+            raise OidError(NdisStatus.NOT_SUPPORTED, "this NIC has no task offload (R42, R51)")
+
+
+def _operations(ah: bool, esp: bool) -> int:
+    return (_AH if ah else 0) | (_ESP if esp else 0)
+
+
+def _changed_settings(settings: _Settings, parameters: OffloadParameters) -> _Settings:
+    """The settings after OFFLOAD_PARAMETERS; a value is the keyword's plus one, 0 no change (R48)."""
+
+    def ipsec(value: int, before: IpsecKeyword) -> IpsecKeyword:
+        return IpsecKeyword(value - 1) if value else before
+
+    def lso(value: int, before: bool) -> bool:
+        return value == _LSO_ENABLED if value else before
+
+    return _Settings(
+        ipsec(parameters.ipsec_v1, settings.v1_ipv4),
+        ipsec(parameters.ipsec_v2, settings.v2),
+        ipsec(parameters.ipsec_v2_ipv4, settings.v2_ipv4),
+        lso(parameters.lso_v1, settings.lso_v1_ipv4),
+        lso(parameters.lso_v2_ipv4, settings.lso_v2_ipv4),
+        lso(parameters.lso_v2_ipv6, settings.lso_v2_ipv6),
+    )
