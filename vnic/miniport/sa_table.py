@@ -7,22 +7,20 @@ Source: sheet R88, R99, R108, R112, R173; RFC 4301 §4.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from operator import itemgetter
 
 from vnic.errors import OidError
 from vnic.ipsec.association import Mode
 from vnic.miniport.ah import AhElement, AhOpener, AhSealer
 from vnic.miniport.ciphers import CounterIvs
+from vnic.miniport.counter_keys import CounterKeys, KeyDigest
 from vnic.miniport.esp import EspElement, EspOpener, EspSealer
 from vnic.miniport.parser_entries import ParserEntries
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import OidVersion, Operation, TrafficFilter
 from vnic.ndis.status import NdisStatus
-
-_MAX_RETIRED_KEYS = 16384
-
-KeyDigest = bytes
-"""What the NIC remembers of a counter-mode key and salt: a hash."""
 
 
 class OutboundBundle:
@@ -31,20 +29,20 @@ class OutboundBundle:
     Attributes:
         esp, ah: at least one is there; with both, AH covers what ESP made (R98).
         version: IP version of its addresses, and so of the packets it protects (R101).
-        counter_ivs: IVs of its counter-mode keys, by digest of key and salt.
+        counter_keys: digests of its counter-mode keys; held by this NIC until the bundle is deleted.
         udp_esp: its UDP-ESP subtype, a bit of `ndis.capabilities`, or 0.
         oid_version: V1: its packets come without header information (R12).
         portion: the mode the request named, or None.
     """
 
-    __slots__ = ("ah", "counter_ivs", "esp", "oid_version", "portion", "udp_esp", "version")
+    __slots__ = ("ah", "counter_keys", "esp", "oid_version", "portion", "udp_esp", "version")
 
     def __init__(
         self,
         esp: EspSealer | None,
         ah: AhSealer | None,
         version: int,
-        counter_ivs: dict[KeyDigest, CounterIvs],
+        counter_keys: tuple[KeyDigest, ...] = (),
         udp_esp: int = 0,
         oid_version: OidVersion = OidVersion.V2,
         portion: Mode | None = None,
@@ -52,7 +50,7 @@ class OutboundBundle:
         self.esp = esp
         self.ah = ah
         self.version = version
-        self.counter_ivs = counter_ivs
+        self.counter_keys = counter_keys
         self.udp_esp = udp_esp
         self.oid_version = oid_version
         self.portion = portion
@@ -159,45 +157,56 @@ Bundle = OutboundBundle | InboundBundle
 class SaTable:
     """All bundles of a NIC.
 
+    Args:
+        capacity: bundles that fit (R32).
+        keys: the counter-mode keys of the card.
+        first_handle: handles count up from this one, so that those of two NICs differ; not 0.
+
     Attributes:
+        capacity: as given; may change, and takes no bundle away.
         outbound: bundles by handle, for the send path.
         esp, ah: inbound bundles by destination and SPI as they stand on the wire, for the receive path.
         udp_esp_count: inbound bundles with UDP encapsulation.
         parser_entries: which ports V1 bundles with UDP encapsulation are looked for behind.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._last_handle = 0
-        self._bundles: dict[int, Bundle] = {}
-        self._counter_keys: set[KeyDigest] = set()
-        self._retired: dict[KeyDigest, CounterIvs] = {}
+    def __init__(self, capacity: int, keys: CounterKeys, first_handle: int = 1) -> None:
+        self.capacity = capacity
+        self._keys = keys
+        self._holder = keys.new_holder()
+        self._last_handle = first_handle - 1
         self.outbound: dict[int, OutboundBundle] = {}
+        self._inbound: dict[int, InboundBundle] = {}
         self.esp: dict[bytes, InboundBundle] = {}
         self.ah: dict[bytes, InboundBundle] = {}
         self.udp_esp_count = 0
         self.parser_entries = ParserEntries()
 
     def __len__(self) -> int:
-        return len(self._bundles)
+        return len(self.outbound) + len(self._inbound)
 
-    @property
-    def capacity(self) -> int:
-        """Bundles that fit."""
-        return self._capacity
+    def items(self) -> Iterator[tuple[OffloadHandle, Bundle]]:
+        """Handles and bundles, oldest first."""
+        by_handle: tuple[Mapping[int, Bundle], ...] = (self.outbound, self._inbound)
+        for handle, bundle in merge(*(index.items() for index in by_handle), key=itemgetter(0)):
+            yield OffloadHandle(handle), bundle
+
+    def get(self, handle: int) -> Bundle | None:
+        """The bundle with this handle, or None."""
+        return self.outbound.get(handle) or self._inbound.get(handle)
 
     @property
     def last_handle(self) -> int:
-        """The handle given last."""
+        """The handle given last; before the first, the one it would have come after."""
         return self._last_handle
 
     def holds(self, handle: int) -> bool:
         """Whether there is a bundle with this handle."""
-        return handle in self._bundles
+        return handle in self.outbound or handle in self._inbound
 
     def inbound_handles(self) -> list[int]:
         """Handles of the inbound bundles, oldest first."""
-        return [handle for handle, one in self._bundles.items() if isinstance(one, InboundBundle)]
+        return list(self._inbound)
 
     def check_room(self) -> None:
         """Refuse when the table is full.
@@ -205,22 +214,21 @@ class SaTable:
         Raises:
             OidError: RESOURCES (R92).
         """
-        if len(self._bundles) >= self._capacity:
+        if len(self.outbound) + len(self._inbound) >= self.capacity:
             raise OidError(
                 NdisStatus.RESOURCES,
-                f"the NIC holds {len(self._bundles)} SA bundles and has no room for another; delete one",
+                f"the NIC holds {len(self)} SA bundles and has no room for another; delete one",
                 field="sa_offload_capacity",
-                value=str(self._capacity),
+                value=str(self.capacity),
             )
 
     def key_in_use(self, digest: KeyDigest) -> bool:
         """Whether an outbound SA of this NIC encrypts with this counter-mode key and salt."""
-        return digest in self._counter_keys
+        return self._keys.held(self._holder, digest)
 
-    def retired_ivs(self, digest: KeyDigest) -> CounterIvs | None:
-        """IVs of a deleted outbound SA with this key and salt, so that an SA that takes the key up again
-        goes on where that one stopped. The latest deleted are remembered, by hash alone."""
-        return self._retired.get(digest)
+    def take_up(self, digest: KeyDigest) -> CounterIvs:
+        """Hold a counter-mode key for a bundle that is about to be added, and give its IVs."""
+        return self._keys.take_up(self._holder, digest)
 
     def inbound(self, operation: Operation) -> dict[bytes, InboundBundle]:
         """The inbound index of an operation."""
@@ -245,13 +253,10 @@ class SaTable:
         """Store a bundle that was admitted; a handle is never given twice and never 0."""
         self._last_handle += 1
         handle = OffloadHandle(self._last_handle)
-        self._bundles[handle] = bundle
         if isinstance(bundle, OutboundBundle):
             self.outbound[handle] = bundle
-            self._counter_keys.update(bundle.counter_ivs)
-            for digest in bundle.counter_ivs:
-                self._retired.pop(digest, None)
         else:
+            self._inbound[handle] = bundle
             bundle.handle = handle
             self.udp_esp_count += bool(bundle.udp_esp)
             for operation, key in bundle.addresses():
@@ -264,19 +269,22 @@ class SaTable:
         Raises:
             OidError: INVALID_PARAMETER: there is none with this handle.
         """
-        bundle = self._bundles.pop(handle, None)
-        if bundle is None:
-            raise _unknown(handle)
-        if isinstance(bundle, InboundBundle):
-            self.udp_esp_count -= bool(bundle.udp_esp)
-            for operation, key in bundle.addresses():
-                del self.inbound(operation)[key]
+        outbound = self.outbound.pop(handle, None)
+        if outbound is not None:
+            for digest in outbound.counter_keys:
+                self._keys.release(self._holder, digest)
             return
-        del self.outbound[handle]
-        self._counter_keys.difference_update(bundle.counter_ivs)
-        self._retired.update(bundle.counter_ivs)
-        while len(self._retired) > _MAX_RETIRED_KEYS:
-            del self._retired[next(iter(self._retired))]
+        inbound = self._inbound.pop(handle, None)
+        if inbound is None:
+            raise _unknown(handle)
+        self.udp_esp_count -= bool(inbound.udp_esp)
+        for operation, key in inbound.addresses():
+            del self.inbound(operation)[key]
+
+    def clear(self) -> None:
+        """Delete every bundle; handles go on."""
+        for handle in [*self.outbound, *self._inbound]:
+            self.delete(OffloadHandle(handle))
 
     def element(self, handle: OffloadHandle, operation: Operation) -> EspElement | AhElement | None:
         """The ESP or AH SA of a bundle, or None when the bundle has none.
@@ -284,7 +292,7 @@ class SaTable:
         Raises:
             OidError: INVALID_PARAMETER: there is no bundle with this handle.
         """
-        bundle = self._bundles.get(handle)
+        bundle = self.get(handle)
         if bundle is None:
             raise _unknown(handle)
         return bundle.esp if operation is Operation.ESP else bundle.ah
