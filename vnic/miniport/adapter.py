@@ -88,7 +88,7 @@ class MiniportAdapter(Miniport):
         keys = CounterKeys(random_source) if counter_keys is None else counter_keys
         self._table = SaTable(capacity, keys, first_handle - 1)
         self._random_source = random_source
-        self._admission = Admission(self.configuration.offered.ipsec_v2, random_source, self._table)
+        self._admission = Admission(self.configuration.offered, random_source, self._table)
         self._sender = Sender(self._table)
         self._receiver = Receiver(self._table)
         self._paused = self._resetting = self._removed = self._halted = False
@@ -166,6 +166,7 @@ class MiniportAdapter(Miniport):
 
     def _configured(self) -> None:
         """Hand the configuration to all who work by it."""
+        self._admission.configure(self.configuration.offered)
         self._sender.configure(self.configuration.current)
         self._receiver.configure(self.configuration.receiving)
 
