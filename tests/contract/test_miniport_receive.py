@@ -95,6 +95,7 @@ def flipped(frame: bytes, position: int) -> bytes:
 # One portion
 
 
+@pytest.mark.rule(4)
 @pytest.mark.rule(170)
 @pytest.mark.rule(176)
 @pytest.mark.rule(179)
@@ -113,6 +114,7 @@ def test_good_esp_packet_is_opened_and_reported(sa: Sa, addresses: tuple[bytes, 
     assert opened[len(frame) - sa.icv_length :] == frame[len(frame) - sa.icv_length :]
 
 
+@pytest.mark.rule(4, 170, 180)
 @pytest.mark.rule(182)
 @pytest.mark.parametrize("addresses", [V4, V6], ids=["v4", "v6"])
 @pytest.mark.parametrize("sa", AH_SUITES, ids=suite_id)
@@ -129,6 +131,7 @@ def test_bundle_of_one_portion_is_one_payload() -> None:
     assert not good(info).next_crypto_done
 
 
+@pytest.mark.rule(179)
 @pytest.mark.parametrize("portion", [Mode.TRANSPORT, Mode.TUNNEL, None])
 def test_sas_of_one_portion_may_be_offloaded_alone(portion: Mode | None) -> None:
     info, _ = receiver(GCM, AH_SHA256, portion=portion).open(wire(BUNDLE))
@@ -136,6 +139,7 @@ def test_sas_of_one_portion_may_be_offloaded_alone(portion: Mode | None) -> None
     assert good(info).header_info_set
 
 
+@pytest.mark.rule(179)
 def test_ah_of_transport_mode_around_esp_of_tunnel_mode_is_one_portion() -> None:
     nic = receiver(AH_SHA256)
     nic.add(GCM, inbound=True, portion=Mode.TUNNEL)
@@ -167,6 +171,7 @@ def test_an_earlier_verdict_does_not_stay_on_the_frame() -> None:
 # Not processed
 
 
+@pytest.mark.rule(6, 86)
 @pytest.mark.rule(174)
 @pytest.mark.rule(181)
 def test_what_is_not_ipsec_or_has_no_sa_stays_untouched() -> None:
@@ -202,6 +207,7 @@ def test_source_must_be_that_of_the_sa_unless_it_is_a_wildcard() -> None:
     good(receiver(GCM, addresses=(bytes(16), V6[1])).open(frame6)[0])
 
 
+@pytest.mark.rule(6, 181)
 @pytest.mark.rule(17)
 @pytest.mark.parametrize("fragment", [0x2000, 0x2001, 0x0005])
 @pytest.mark.parametrize("sa", [GCM, AH_SHA256], ids=suite_id)
@@ -211,6 +217,7 @@ def test_fragment_stays_untouched(sa: Sa, fragment: int) -> None:
     untouched(receiver(sa), bytes(frame))
 
 
+@pytest.mark.rule(6, 181)
 @pytest.mark.rule(17)
 def test_ipv6_fragment_stays_untouched() -> None:
     body = wire(GCM, addresses=V6)[54:]
@@ -219,6 +226,7 @@ def test_ipv6_fragment_stays_untouched() -> None:
         untouched(receiver(GCM, addresses=V6), ethernet(ip(V6, 44, header + body)))
 
 
+@pytest.mark.rule(5, 6, 181)
 @pytest.mark.rule(175)
 def test_options_beyond_the_capabilities_stay_untouched() -> None:
     body = wire(GCM)[34:]
@@ -231,6 +239,7 @@ def test_options_beyond_the_capabilities_stay_untouched() -> None:
     good(receiver(GCM, addresses=V6).open(frame)[0])
 
 
+@pytest.mark.rule(5, 6, 181)
 @pytest.mark.rule(175)
 def test_ah_and_esp_in_one_packet_beyond_the_capabilities_stay_untouched() -> None:
     frame = wire((CBC_SHA1, AH_SHA256))
@@ -238,6 +247,7 @@ def test_ah_and_esp_in_one_packet_beyond_the_capabilities_stay_untouched() -> No
     good(receiver(CBC_SHA1, AH_SHA256).open(frame)[0])
 
 
+@pytest.mark.rule(5, 6, 181)
 @pytest.mark.rule(175)
 def test_two_portions_beyond_the_capabilities_stay_untouched() -> None:
     frame = tunnelled(GCM, replace(CBC_SHA1, spi=7777))
@@ -261,6 +271,7 @@ TUNNELS: dict[str, Sas] = {
 }
 
 
+@pytest.mark.rule(100)
 @pytest.mark.rule(177)
 @pytest.mark.rule(178)
 @pytest.mark.parametrize("portion", [Mode.TUNNEL, None])
@@ -744,6 +755,7 @@ def test_ah_over_options_that_do_not_fit_fails() -> None:
     failed(receiver(AH_SHA256), frame, CryptoStatus.INVALID_PACKET_SYNTAX)
 
 
+@pytest.mark.rule(34)
 def test_vlan_tags_are_passed_over() -> None:
     for tags in ("81000005", "88a80005810000ff"):
         good(receiver(GCM).open(wire(GCM, tags=bytes.fromhex(tags)))[0])

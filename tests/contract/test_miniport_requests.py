@@ -53,6 +53,7 @@ def test_handle_of_a_deleted_sa_never_comes_again() -> None:
         nic.adapter.delete_sa(DeleteSa(handle))
 
 
+@pytest.mark.rule(165)
 @pytest.mark.rule(86)
 def test_nothing_is_processed_before_an_sa_was_added() -> None:
     ours, theirs = Nic(), Nic()

@@ -43,6 +43,7 @@ def refused(nic: Nic, frame: bytes, handle: OffloadHandle, **offsets: Any) -> bo
     return buffer.status is NdisStatus.FAILURE
 
 
+@pytest.mark.rule(4, 8)
 @pytest.mark.rule(9)
 @pytest.mark.rule(10)
 @pytest.mark.rule(169)
@@ -146,6 +147,7 @@ INSIDE: dict[str, Any] = {
 }
 
 
+@pytest.mark.rule(100)
 @pytest.mark.rule(160)
 @pytest.mark.parametrize("inner", [INNER_V4, INNER_V6], ids=["in-v4", "in-v6"])
 @pytest.mark.parametrize("outer", [V4, V6], ids=["v4", "v6"])
@@ -218,6 +220,7 @@ def test_offsets_that_are_not_those_of_the_packet_fail_the_send(sas: Any) -> Non
     assert nic.seal(one.frame, right).status is NdisStatus.SUCCESS
 
 
+@pytest.mark.rule(34)
 @pytest.mark.rule(162)
 def test_offsets_count_from_the_ip_header_also_behind_vlan_tags_and_options() -> None:
     ours, theirs = Nic(), Nic()
@@ -412,6 +415,7 @@ def test_bytes_behind_the_packet_stay() -> None:
     assert wire.endswith(b"behind")
 
 
+@pytest.mark.rule(8)
 def test_a_handle_is_all_the_transport_needs() -> None:
     assert NO_HANDLE == 0
     nic = Nic()

@@ -15,6 +15,7 @@ from traffic import ping
 pytestmark = pytest.mark.live
 
 
+@pytest.mark.rule(216, 217)
 @pytest.mark.parametrize(
     ("mode", "version"), [("transport", 4), ("transport", 6), ("tunnel", 4), ("tunnel", 6)]
 )

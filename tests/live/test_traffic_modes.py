@@ -62,6 +62,7 @@ CASES = (
 )
 
 
+@pytest.mark.rule(216)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_traffic_of_every_kind_arrives_unchanged_and_only_protected_packets_cross_the_wire(
     clean_pair: Pair, tmp_path: Path, case: Case

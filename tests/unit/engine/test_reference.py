@@ -127,6 +127,7 @@ PACKETS = [
 ]
 
 
+@pytest.mark.rule(100, 108, 216, 217)
 @pytest.mark.parametrize(("encryption", "integrity", "members"), ALGORITHMS)
 @pytest.mark.parametrize("outer", [4, 6])
 @pytest.mark.parametrize("esn", [False, True])
@@ -141,6 +142,7 @@ def test_packets_come_through_a_tunnel_as_they_went_in(
     assert drops(cards[0]) == drops(cards[1]) == {}
 
 
+@pytest.mark.rule(216)
 @pytest.mark.parametrize("packet", PACKETS, ids=range(len(PACKETS)))
 @pytest.mark.parametrize("protocol", [ESP, AH])
 def test_packets_come_through_transport_mode_as_they_went_in(packet: Packet, protocol) -> None:  # type: ignore[no-untyped-def]
@@ -254,6 +256,7 @@ def test_frame_that_the_nic_does_not_seal_stays_here() -> None:
     assert event.kind is EventKind.DROP
 
 
+@pytest.mark.rule(112)
 def test_deleted_sa_stops_traffic_in_both_directions() -> None:
     cards = tunnel()
     assert len(walk(cards, UDP4)) == 1
@@ -302,6 +305,7 @@ def test_cut_and_grown_frames_do_not_get_through() -> None:
     assert host.frame == frame_of(UDP4)
 
 
+@pytest.mark.rule(11, 184)
 def test_replayed_frames_are_counted_and_dropped() -> None:
     cards = tunnel()
     wire = send(cards[0], *[UDP4] * 10)
@@ -320,6 +324,7 @@ def test_frames_out_of_order_inside_the_window_pass_and_old_ones_do_not() -> Non
     assert drops(cards[1]) == {"in_replay_too_old": 36}
 
 
+@pytest.mark.rule(11)
 def test_clear_packets_where_policy_wants_protection_do_not_get_through() -> None:
     cards = tunnel()
     assert receive(cards[1], frame_of(UDP4)) == []

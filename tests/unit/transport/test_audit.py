@@ -25,6 +25,7 @@ def test_every_drop_counts_on_the_card_and_on_its_sa() -> None:
     assert counters.drops == {DropReason.IN_ICV: 5}
 
 
+@pytest.mark.rule(11)
 def test_first_drop_is_told_with_what_is_known_of_it() -> None:
     audit = Audit()
     audit.drop(

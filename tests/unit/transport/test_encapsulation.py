@@ -154,6 +154,7 @@ def framed(card: Card, packet: Packet) -> NetBuffer:
 # ESP alone
 
 
+@pytest.mark.rule(10)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_transport_mode_puts_esp_between_ip_and_what_it_carried(version: int, algorithm: str) -> None:
@@ -176,6 +177,7 @@ def test_transport_mode_puts_esp_between_ip_and_what_it_carried(version: int, al
         assert (len(esp.payload) + len(esp.padding) + 2) % alignment == 0
 
 
+@pytest.mark.rule(10)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("inner", "outer"), [(4, 4), (6, 4), (4, 6), (6, 6)])
 def test_tunnel_mode_puts_the_whole_packet_into_esp(inner: int, outer: int, algorithm: str) -> None:
@@ -214,6 +216,7 @@ def test_ethernet_padding_of_the_host_is_not_protected() -> None:
     assert open_esp(bytes(ip_of(buffer.frame).payload), 8, 16).payload[-1:] == b"x"
 
 
+@pytest.mark.rule(10)
 def test_numbers_count_up_and_show_their_lower_half() -> None:
     card = tunnel(4, 4, esn=True, sequence_number=(1 << 32) - 3)
     numbers = [open_esp(bytes(ip_of(framed(card, INNER[4]).frame).payload), 8, 16).number for _ in range(5)]
@@ -565,6 +568,7 @@ def test_largest_packet_of_the_host_just_fits_the_wire(shape: str, wire_mtu: int
     assert len(larger.frame) - 14 > wire_mtu
 
 
+@pytest.mark.rule(31, 198)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["TCP", "TCP with DF", "UDP"])
 def test_superframe_becomes_the_frames_its_segments_would_become_one_by_one(shape: str, kind: str) -> None:

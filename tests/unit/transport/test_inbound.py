@@ -296,6 +296,7 @@ def test_order_of_the_burst_is_kept() -> None:
 # the NIC's verdict
 
 
+@pytest.mark.rule(184)
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
@@ -450,6 +451,7 @@ def send_number(card: Card, number: int) -> bool:
     return give(card, outer(body), info_of(body)) is not None
 
 
+@pytest.mark.rule(11, 184)
 def test_duplicate_and_old_numbers_end_here_under_their_own_reasons() -> None:
     card = tunnel_card(replay_window=64)
     assert [send_number(card, number) for number in (100, 99, 100, 37, 36, 0)] == [
@@ -716,6 +718,7 @@ def test_without_policy_the_default_decides_and_tunnels_never_pass(
     check_matrix([], Defaults(inbound=default), verdicts)
 
 
+@pytest.mark.rule(11)
 @pytest.mark.parametrize(
     ("entry", "verdicts"),
     [
