@@ -72,3 +72,7 @@ class DropReason(Enum):
     WIRE_DOWN = ("wire_down", "", "the wire is not connected")
     WIRE_RECEIVE = ("wire_receive", "", "the kernel dropped frames before they were read")
     LINK_QUEUE_FULL = ("link_queue_full", "", "the peer of the link wire did not keep up")
+    NBL_QUEUE_FULL = ("nbl_queue_full", "", "the protocol driver did not keep up")
+    NBL_NO_DRIVER = ("nbl_no_driver", "", "no protocol driver is attached")
+    # the NIC
+    NIC_STOPPED = ("nic_stopped", "", "the NIC is paused, in reset or removed")
