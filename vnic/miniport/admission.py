@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from vnic.errors import OidError, RequestError
+from vnic.errors import OidError
 from vnic.ipsec.algorithms import (
     ENCRYPTION_BY_IDENTIFIER,
     ENCRYPTION_BY_NAME,
@@ -54,8 +54,6 @@ from vnic.miniport.esp import (
 )
 from vnic.miniport.sa_table import Bundle, InboundBundle, OutboundBundle, SaTable
 from vnic.ndis.capabilities import (
-    ALL_UDP_ESP,
-    ENCAPSULATION_IEEE_802_3,
     TRANSPORT_OVER_UDP_ESP_TUNNEL,
     UDP_ESP_TRANSPORT,
     UDP_ESP_TRANSPORT_OVER_TUNNEL,
@@ -71,8 +69,6 @@ _Row = TypeVar("_Row", Encryption, Integrity)
 _Thing = TypeVar("_Thing")
 
 _MAX_U32 = 0xFFFFFFFF
-_KNOWN_ENCRYPTIONS = sum(ENCRYPTION_BY_IDENTIFIER)
-_KNOWN_INTEGRITIES = sum(INTEGRITY_BY_IDENTIFIER)
 _MAX_PLANS = 4096
 """Forms remembered, each a kilobyte; a peer of the request path cannot make it more."""
 _UDP_ESP_PORTIONS = {
@@ -82,34 +78,6 @@ _UDP_ESP_PORTIONS = {
     UDP_ESP_TRANSPORT_OVER_TUNNEL: Mode.TRANSPORT,
 }
 """The SA that goes into UDP, by subtype."""
-
-
-def check_capabilities(capabilities: OffloadCapabilities) -> None:
-    """Refuse to report what this NIC cannot do (R3), or less than every NIC must (R28).
-
-    Raises:
-        RequestError: a member claims more, or Ethernet is missing.
-    """
-    claims = (
-        ("udp_esp", capabilities.udp_esp, ALL_UDP_ESP),
-        ("authentication_algorithms", capabilities.authentication_algorithms, _KNOWN_INTEGRITIES),
-        ("encryption_algorithms", capabilities.encryption_algorithms, _KNOWN_ENCRYPTIONS),
-    )
-    for member, value, able in claims:
-        if value & ~able:
-            raise RequestError(
-                "the NIC cannot do what these capabilities claim",
-                field=member,
-                value=f"{value:#x}",
-                allowed=f"bits of {able:#x}",
-            )
-    if not capabilities.encapsulation & ENCAPSULATION_IEEE_802_3:
-        raise RequestError(
-            "every NIC does Ethernet",
-            field="encapsulation",
-            value=f"{capabilities.encapsulation:#x}",
-            allowed=f"values with {ENCAPSULATION_IEEE_802_3:#x}",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +129,7 @@ _Form: TypeAlias = tuple[object, ...]
 """All of a request that decides whether the NIC can do it: everything but addresses, SPIs, keys, numbers."""
 
 
-class _Abilities:
+class _Offer:
     """What SAs of one generation of OIDs may be: V1 names less, but by direction and by mode.
 
     Attributes:
@@ -193,7 +161,7 @@ class _Abilities:
         self.plans: dict[_Form, _Plan] = {}
 
     @classmethod
-    def of_v2(cls, able: OffloadCapabilities) -> _Abilities:
+    def of_v2(cls, able: OffloadCapabilities) -> _Offer:
         """Both directions and both operations alike."""
         operations = _having((Operation.AH, able.ah), (Operation.ESP, able.esp))
         modes = _having((Mode.TRANSPORT, able.transport), (Mode.TUNNEL, able.tunnel))
@@ -209,7 +177,7 @@ class _Abilities:
         )
 
     @classmethod
-    def of_v1(cls, able: OffloadCapabilitiesV1) -> _Abilities:
+    def of_v1(cls, able: OffloadCapabilitiesV1) -> _Offer:
         """IPv4 and the oldest algorithms only (sheet §2.2, §10.2)."""
         return cls(
             ipv6=False,
@@ -256,9 +224,9 @@ class Admission:
 
     def configure(self, able: TaskOffload) -> None:
         """Admit from now on what `able` holds: the hardware's capabilities as far as they are switched on."""
-        self._abilities = {
-            OidVersion.V1: _Abilities.of_v1(able.ipsec_v1),
-            OidVersion.V2: _Abilities.of_v2(able.ipsec_v2),
+        self._offers = {
+            OidVersion.V1: _Offer.of_v1(able.ipsec_v1),
+            OidVersion.V2: _Offer.of_v2(able.ipsec_v2),
         }
 
     def admit(self, request: AddSa) -> Bundle:
@@ -268,18 +236,18 @@ class Admission:
         Raises:
             OidError: with the status that `Miniport.add_sa` names.
         """
-        abilities = self._abilities[request.version]
+        offer = self._offers[request.version]
         elements = request.elements
         form = _form(request)
-        plan = abilities.plans.get(form)
+        plan = offer.plans.get(form)
         if (
             plan is None
             or len(request.source) != len(request.destination)
             or not all(map(_Suite.fits, plan.suites, elements))
         ):
-            plan = _plan(abilities, request)
-            if len(abilities.plans) < _MAX_PLANS:
-                abilities.plans[form] = plan
+            plan = _plan(offer, request)
+            if len(offer.plans) < _MAX_PLANS:
+                offer.plans[form] = plan
         if request.inbound:
             self._check_duplicates(request)
             self._table.check_room()
@@ -366,24 +334,24 @@ def _form(request: AddSa) -> _Form:
     return parts
 
 
-def _plan(abilities: _Abilities, request: AddSa) -> _Plan:
+def _plan(offer: _Offer, request: AddSa) -> _Plan:
     """Judge a whole request, but for what the table holds.
 
     Raises:
         OidError: INVALID_DATA, NOT_SUPPORTED.
     """
-    _check_addresses(abilities, request)
-    _check_shape(abilities, request)
-    portion = _portion(abilities, request)
+    _check_addresses(offer, request)
+    _check_shape(offer, request)
+    portion = _portion(offer, request)
     bundled = len(request.elements) == 2
     suites = tuple(
-        _suite(abilities, f"elements[{number}]", element, bundled)
+        _suite(offer, f"elements[{number}]", element, bundled)
         for number, element in enumerate(request.elements)
     )
     return _Plan(portion, suites)
 
 
-def _check_addresses(abilities: _Abilities, request: AddSa) -> None:
+def _check_addresses(offer: _Offer, request: AddSa) -> None:
     length = len(request.destination)
     if length not in (4, 16):
         raise _invalid("not an IP address", "destination", f"{length} bytes", "4 or 16 bytes")
@@ -394,27 +362,27 @@ def _check_addresses(abilities: _Abilities, request: AddSa) -> None:
             f"{len(request.source)} bytes",
             f"{length} bytes",
         )
-    if length == 16 and not abilities.ipv6:
+    if length == 16 and not offer.ipv6:
         address = str(ip_address(request.destination))
         raise _unsupported("this NIC does IPv4 only", "destination", address, "an IPv4 address")
 
 
-def _check_shape(abilities: _Abilities, request: AddSa) -> None:
+def _check_shape(offer: _Offer, request: AddSa) -> None:
     operations = [element.operation for element in request.elements]
     if not 1 <= len(operations) <= 2:
         raise _invalid("wrong number of SAs", "elements", str(len(operations)), "1 or 2 (R96)")
     names = ", ".join(operation.name for operation in operations)
     if len(operations) == 2 and operations != [Operation.ESP, Operation.AH]:
         raise _unsupported("no such bundle", "elements", names, "ESP, AH in this order (R98)")
-    if len(operations) == 2 and not abilities.combined:
+    if len(operations) == 2 and not offer.combined:
         raise _unsupported("this NIC does no AH and ESP in one packet", "elements", names, "one SA")
-    able = abilities.operations[request.inbound]
+    able = offer.operations[request.inbound]
     if not all(operation in able for operation in operations):
         allowed = ", ".join(operation.name for operation in able) or "none"
         raise _unsupported("this NIC does not do that", "elements", names, allowed)
 
 
-def _portion(abilities: _Abilities, request: AddSa) -> Mode | None:
+def _portion(offer: _Offer, request: AddSa) -> Mode | None:
     """The portion a request is for, as far as it says; a UDP-ESP subtype says it too."""
     portion = request.portion
     subtype = request.udp_esp_encapsulation
@@ -424,8 +392,8 @@ def _portion(abilities: _Abilities, request: AddSa) -> Mode | None:
         if named is None:
             legal = ", ".join(f"{bit:#x}" for bit in (0, *_UDP_ESP_PORTIONS))
             raise _invalid("not one UDP-ESP subtype", "udp_esp_encapsulation", value, legal)
-        if not subtype & abilities.udp_esp:
-            able = ", ".join(f"{bit:#x}" for bit in (0, *_UDP_ESP_PORTIONS) if bit & abilities.udp_esp == bit)
+        if not subtype & offer.udp_esp:
+            able = ", ".join(f"{bit:#x}" for bit in (0, *_UDP_ESP_PORTIONS) if bit & offer.udp_esp == bit)
             raise _unsupported("this NIC does not do that", "udp_esp_encapsulation", value, able)
         if [element.operation for element in request.elements] != [Operation.ESP]:
             raise _unsupported("only ESP alone goes into UDP (R96)", "udp_esp_encapsulation", value, "0")
@@ -437,14 +405,14 @@ def _portion(abilities: _Abilities, request: AddSa) -> Mode | None:
     if portion is None:
         return None
     for element in request.elements:
-        modes = abilities.modes[element.operation]
+        modes = offer.modes[element.operation]
         if portion not in modes:
             allowed = ", ".join(mode.value for mode in modes) or "none"
             raise _unsupported("this NIC does not do that", "portion", portion.value, allowed)
     return portion
 
 
-def _suite(abilities: _Abilities, name: str, element: SaElement, bundled: bool) -> _Suite:
+def _suite(offer: _Offer, name: str, element: SaElement, bundled: bool) -> _Suite:
     """The algorithms of one element, which is checked whole."""
     if not MIN_SPI <= element.spi <= MAX_SPI:
         raise _invalid(
@@ -453,18 +421,16 @@ def _suite(abilities: _Abilities, name: str, element: SaElement, bundled: bool) 
             f"{element.spi:#x}",
             f"{MIN_SPI:#x} to {MAX_SPI:#x}",
         )
-    encryption = _row(
-        f"{name}.encryption", element.encryption, ENCRYPTION_BY_IDENTIFIER, abilities.encryptions
-    )
+    encryption = _row(f"{name}.encryption", element.encryption, ENCRYPTION_BY_IDENTIFIER, offer.encryptions)
     integrity = _row(
-        f"{name}.authentication", element.authentication, INTEGRITY_BY_IDENTIFIER, abilities.integrities
+        f"{name}.authentication", element.authentication, INTEGRITY_BY_IDENTIFIER, offer.integrities
     )
     if element.operation is Operation.AH:
         _check_ah(name, encryption, integrity)
     else:
-        _check_esp(abilities, name, encryption, integrity, bundled)
+        _check_esp(offer, name, encryption, integrity, bundled)
     icv_length = _icv_length(name, element, encryption, integrity)
-    _check_numbers(abilities, name, element)
+    _check_numbers(offer, name, element)
     return _Suite(
         element.operation,
         encryption or NULL,
@@ -477,7 +443,7 @@ def _suite(abilities: _Abilities, name: str, element: SaElement, bundled: bool) 
 
 
 def _check_esp(
-    abilities: _Abilities,
+    offer: _Offer,
     name: str,
     encryption: Encryption | None,
     integrity: Integrity | None,
@@ -485,12 +451,12 @@ def _check_esp(
 ) -> None:
     if encryption is None and integrity is None:
         raise _invalid("ESP without any algorithm (R103)", name, "none", "encryption, authentication")
-    if encryption is None and NULL not in abilities.encryptions:
+    if encryption is None and NULL not in offer.encryptions:
         raise _unsupported(
             "this NIC does no null encryption",
             f"{name}.encryption",
             "none",
-            _names(abilities.encryptions),
+            _names(offer.encryptions),
         )
     if encryption is not None and encryption.combined:
         if integrity is not None:
@@ -507,7 +473,7 @@ def _check_esp(
                 "no packet without ESP or AH integrity (R13), and no ESP that does nothing",
                 f"{name}.authentication",
                 "none",
-                _names(abilities.integrities),
+                _names(offer.integrities),
             )
         return
     if integrity.iv_length and encryption not in (None, NULL):
@@ -515,11 +481,11 @@ def _check_esp(
             "AES-GMAC goes with null encryption only (RFC 4543 §3)",
             f"{name}.authentication",
             integrity.name,
-            _names(row for row in abilities.integrities if not row.iv_length),
+            _names(row for row in offer.integrities if not row.iv_length),
         )
 
 
-def _check_numbers(abilities: _Abilities, name: str, element: SaElement) -> None:
+def _check_numbers(offer: _Offer, name: str, element: SaElement) -> None:
     if not 0 <= element.sequence_number_high_order <= _MAX_U32:
         raise _invalid(
             "upper half of a sequence number out of range",
@@ -527,7 +493,7 @@ def _check_numbers(abilities: _Abilities, name: str, element: SaElement) -> None
             str(element.sequence_number_high_order),
             f"0 to {_MAX_U32}",
         )
-    if element.esn and not abilities.esn:
+    if element.esn and not offer.esn:
         raise _unsupported("this NIC does no extended sequence numbers", f"{name}.esn", "true", "false")
 
 

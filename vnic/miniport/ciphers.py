@@ -1,8 +1,8 @@
 """The primitives: each one behind a call that seals and a call that opens.
 
 Law: bytes in, bytes out; no packet formats. A primitive holds its key and nothing else knows it. Its
-context is made once, at the first packet: setting one up costs more than a packet, and an SA that sees none
-shall cost neither the time nor the memory. Whether a key has a length the algorithm takes is settled before.
+context is made at the first packet and stays: setting one up costs more than a packet, and takes up to 3 KB,
+which SAs without traffic shall not cost. Whether a key has a length the algorithm takes is settled before.
 
 Source: NIST SP 800-38A (CBC), 800-38D (GCM); RFC 2104 (HMAC); RFC 2403, 2404, 4868 (truncation).
 """
@@ -10,8 +10,10 @@ Source: NIST SP 800-38A (CBC), 800-38D (GCM); RFC 2104 (HMAC); RFC 2403, 2404, 4
 from __future__ import annotations
 
 import hmac
+from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
+from weakref import ReferenceType, ref
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
@@ -38,6 +40,7 @@ COUNTER_IV_LENGTH = 8
 FULL_TAG_LENGTH = 16
 
 _POOL_LENGTH = 4096
+_MAX_CONTEXTS = 16384
 _COUNTER_MASK = (1 << 64) - 1
 _POSITION_BASE = 1 << 65
 """More than the IVs that can have been given: 0 to 2^64."""
@@ -116,7 +119,37 @@ class CounterIvs:
         return (self._start + given & _COUNTER_MASK).to_bytes(COUNTER_IV_LENGTH, "big")
 
 
-class _CounterMode:
+class _Primitive:
+    """A key, and the context that is made of it."""
+
+    __slots__ = ("__weakref__",)
+
+    def end(self) -> None:
+        """Forget the context; the next packet makes it anew."""
+        raise NotImplementedError
+
+
+class _Contexts:
+    """The primitives that have a context. Beyond `limit` the one with the oldest loses it, so that what
+    contexts cost is bounded, however many SAs see a packet now and then."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._begun: deque[ReferenceType[_Primitive]] = deque()
+
+    def begin(self, primitive: _Primitive) -> None:
+        """Note that a primitive makes its context now."""
+        self._begun.append(ref(primitive))
+        if len(self._begun) > self.limit:
+            oldest = self._begun.popleft()()
+            if oldest is not None:
+                oldest.end()
+
+
+_contexts = _Contexts(_MAX_CONTEXTS)
+
+
+class _CounterMode(_Primitive):
     """AES in Galois/counter mode with the salt of an SA."""
 
     __slots__ = ("_aead", "_key_and_salt", "_salt")
@@ -126,7 +159,11 @@ class _CounterMode:
         self._salt = b""
         self._aead: AESGCM | None = None
 
+    def end(self) -> None:
+        self._aead = None
+
     def _begin(self) -> AESGCM:
+        _contexts.begin(self)
         self._salt = self._key_and_salt[-SALT_LENGTH:]
         self._aead = AESGCM(self._key_and_salt[:-SALT_LENGTH])
         return self._aead
@@ -188,7 +225,7 @@ class ShortGcm(Gcm):
         return plaintext
 
 
-class _Cbc:
+class _Cbc(_Primitive):
     """A block cipher in CBC mode.
 
     Args:
@@ -203,7 +240,11 @@ class _Cbc:
         self._block_length = ENCRYPTION_BY_NAME[name].block_length
         self._update: Callable[[Bytes], bytes] | None = None
 
-    def _cipher(self) -> Cipher[modes.CBC]:
+    def end(self) -> None:
+        self._update = None
+
+    def _begin(self) -> Cipher[modes.CBC]:
+        _contexts.begin(self)
         return Cipher(block_cipher(self._name, self._key), modes.CBC(bytes(self._block_length)))
 
 
@@ -227,7 +268,7 @@ class CbcSealer(_Cbc):
         """Give IV and ciphertext of a plaintext that is a multiple of the block."""
         update = self._update
         if update is None:
-            update = self._update = self._cipher().encryptor().update
+            update = self._update = self._begin().encryptor().update
         return update(self._pool.take(self._block_length) + plaintext)
 
 
@@ -241,11 +282,11 @@ class CbcOpener(_Cbc):
         """Give the plaintext of an IV and a ciphertext that is a multiple of the block."""
         update = self._update
         if update is None:
-            update = self._update = self._cipher().decryptor().update
+            update = self._update = self._begin().decryptor().update
         return update(iv_and_ciphertext)[self._block_length :]
 
 
-class Hmac:
+class Hmac(_Primitive):
     """HMAC, truncated to its first `icv_length` bytes."""
 
     __slots__ = ("_algorithm", "_icv_length", "_key", "_keyed")
@@ -256,11 +297,19 @@ class Hmac:
         self._icv_length = icv_length
         self._keyed: HMAC | None = None
 
+    def end(self) -> None:
+        self._keyed = None
+
+    def _begin(self) -> HMAC:
+        _contexts.begin(self)
+        self._keyed = HMAC(self._key, self._algorithm)
+        return self._keyed
+
     def icv(self, iv: Bytes, data: Bytes, suffix: bytes = b"") -> bytes:
         """Give the ICV over `data` and `suffix`; `iv` is unused."""
         keyed = self._keyed
         if keyed is None:
-            keyed = self._keyed = HMAC(self._key, self._algorithm)
+            keyed = self._begin()
         context = keyed.copy()
         context.update(data)
         if suffix:

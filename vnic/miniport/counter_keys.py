@@ -11,7 +11,7 @@ from hashlib import blake2s
 from typing import TypeAlias
 
 from vnic.ipsec.association import KeyMaterial
-from vnic.miniport.ciphers import COUNTER_IV_LENGTH, CounterIvs, RandomSource
+from vnic.miniport.ciphers import COUNTER_IV_LENGTH, CounterIvs, RandomPool, RandomSource
 
 KeyDigest: TypeAlias = bytes
 """What is remembered of a counter-mode key and its salt."""
@@ -41,7 +41,7 @@ class CounterKeys:
     """
 
     def __init__(self, random_source: RandomSource) -> None:
-        self._random_source = random_source
+        self._pool = RandomPool(random_source)
         self._last_holder = 0
         self._live: dict[KeyDigest, CounterIvs] = {}
         self._retired: dict[KeyDigest, int] = {}
@@ -67,7 +67,7 @@ class CounterKeys:
         if ivs is None:
             stopped_at = self._retired.pop(digest, None) if self._retired else None
             if stopped_at is None:
-                ivs = CounterIvs(self._random_source(COUNTER_IV_LENGTH))
+                ivs = CounterIvs(self._pool.take(COUNTER_IV_LENGTH))
             else:
                 ivs = CounterIvs.resumed(stopped_at)
             self._live[digest] = ivs

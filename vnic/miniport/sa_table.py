@@ -160,7 +160,7 @@ class SaTable:
     Args:
         capacity: bundles that fit (R32).
         keys: the counter-mode keys of the card.
-        first_handle: handles count up from this one, so that those of two NICs differ; not 0.
+        last_handle: handles are numbered from the next number on, so that those of two NICs differ.
 
     Attributes:
         capacity: as given; may change, and takes no bundle away.
@@ -170,17 +170,17 @@ class SaTable:
         parser_entries: which ports V1 bundles with UDP encapsulation are looked for behind.
     """
 
-    def __init__(self, capacity: int, keys: CounterKeys, first_handle: int = 1) -> None:
+    def __init__(self, capacity: int, keys: CounterKeys, last_handle: int = 0) -> None:
         self.capacity = capacity
         self._keys = keys
         self._holder = keys.new_holder()
-        self._last_handle = first_handle - 1
+        self._last_handle = last_handle
         self.outbound: dict[int, OutboundBundle] = {}
         self._inbound: dict[int, InboundBundle] = {}
         self.esp: dict[bytes, InboundBundle] = {}
         self.ah: dict[bytes, InboundBundle] = {}
         self.udp_esp_count = 0
-        self.parser_entries = ParserEntries()
+        self.parser_entries = ParserEntries(last_handle)
 
     def __len__(self) -> int:
         return len(self.outbound) + len(self._inbound)

@@ -62,11 +62,10 @@ def gmac_pair(ours: Numbers = None, theirs: Numbers = None) -> Pair:
 
 
 def cbc_pair(ours: Numbers = None, theirs: Numbers = None) -> Pair:
-    algorithm = block_cipher("aes-cbc-128", CBC_KEY)
     pool = RandomPool(random.Random(4).randbytes)
     return (
-        SeparateSealer(SPI, CbcSealer(algorithm, pool), 16, hmac_sha1(), 12, ours),
-        SeparateOpener(SPI, CbcOpener(algorithm), 16, hmac_sha1(), 12, theirs),
+        SeparateSealer(SPI, CbcSealer("aes-cbc-128", CBC_KEY, pool), 16, hmac_sha1(), 12, ours),
+        SeparateOpener(SPI, CbcOpener("aes-cbc-128", CBC_KEY), 16, hmac_sha1(), 12, theirs),
     )
 
 
@@ -78,11 +77,10 @@ def null_pair(ours: Numbers = None, theirs: Numbers = None) -> Pair:
 
 
 def bare_pair(ours: Numbers = None, theirs: Numbers = None) -> Pair:
-    algorithm = block_cipher("aes-cbc-128", CBC_KEY)
     pool = RandomPool(random.Random(5).randbytes)
     return (
-        SeparateSealer(SPI, CbcSealer(algorithm, pool), 16, None, 0, ours),
-        SeparateOpener(SPI, CbcOpener(algorithm), 16, None, 0, theirs),
+        SeparateSealer(SPI, CbcSealer("aes-cbc-128", CBC_KEY, pool), 16, None, 0, ours),
+        SeparateOpener(SPI, CbcOpener("aes-cbc-128", CBC_KEY), 16, None, 0, theirs),
     )
 
 
