@@ -5,6 +5,8 @@ Law: joins the two roles and decides nothing itself.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
@@ -55,9 +57,12 @@ class ReferenceEngine:
         software: bool = True,
         serial: int = 0,
     ) -> None:
-        if isinstance(capabilities, TaskOffload):
-            capabilities = capabilities.ipsec_v2
-        self._miniport = MiniportAdapter(random_source, capabilities or OffloadCapabilities())
+        hardware = TaskOffload() if capabilities is None else capabilities
+        self._host = host
+        self._miniport = MiniportAdapter(
+            random_source, hardware, keywords=keywords, first_handle=serial << 33 | 1
+        )
+        self._set_encapsulation()
         self.send_observer: Observer | None = None
         self.receive_observer: Observer | None = None
         self._audit = Audit()
@@ -65,6 +70,13 @@ class ReferenceEngine:
         self._sad = Sad(self._miniport)
         self._outbound = Outbound(self._spd, self._sad, self._audit, wire_mtu)
         self._inbound = Inbound(self._spd, self._sad, self._audit)
+
+    def _set_encapsulation(self) -> None:
+        """Switch the NIC's offloads on, as a transport does that binds to it; not when the host has switched
+        them off (R39)."""
+        if self._host.ipsec:
+            with suppress(OidError):
+                self._miniport.set_encapsulation(True, True)
 
     @property
     def counters(self) -> CardCounters:
@@ -114,6 +126,7 @@ class ReferenceEngine:
 
     def restart(self, now: float) -> None:
         self._miniport.restart()
+        self._set_encapsulation()
 
     def remove(self) -> None:
         self._miniport.remove()
@@ -125,7 +138,7 @@ class ReferenceEngine:
         return self._miniport.take_indications()
 
     def request_sa_deletion(self, handle: OffloadHandle) -> None:
-        self._miniport.request_sa_deletion(handle)
+        self._miniport.request_deletion(handle)
 
     @property
     def defaults(self) -> Defaults:
