@@ -8,7 +8,8 @@ Byte order: addresses and SPI as on the wire, all else little-endian. A list is 
 byte offset of the next entry from the start of the buffer, and 0 ends it. Keys of ADD_SA follow their entry;
 those of ADD_SA_EX are at KeyOffset from the start of the structure.
 
-The V1 structures are `ndis.v1_structs`, capabilities and configuration `ndis.offload_structs`.
+The V1 structures are `ndis.v1_structs`, capabilities `ndis.offload_structs`, configuration
+`ndis.configuration_structs`.
 
 Source: IPSEC_OFFLOAD_V2_ADD_SA, _ADD_SA_EX, _UPDATE_SA, _DELETE_SA, _SECURITY_ASSOCIATION, _ALGORITHM_INFO
 (sheet §4.5-§4.7, R87-R123).
