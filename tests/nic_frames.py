@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from vnic.ipsec.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, NULL
 from vnic.ipsec.association import KeyMaterial, Mode
 from vnic.miniport.adapter import MiniportAdapter
-from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, ReceiveInfo, TransmitInfo
 from vnic.ndis.oid import NO_ALGORITHM, AddSa, AlgorithmInfo, Operation, SaElement
 
@@ -257,14 +257,22 @@ def add_request(
 
 @dataclass
 class Nic:
-    """A card under test."""
+    """A card under test, with its offloads switched on for both families."""
 
     adapter: MiniportAdapter = field(default_factory=lambda: MiniportAdapter(seeded().randbytes))
+
+    def __post_init__(self) -> None:
+        self.adapter.set_encapsulation(True, True)
 
     @classmethod
     def able(cls, **members: object) -> Nic:
         """A card with other capabilities than all."""
         return cls(MiniportAdapter(seeded().randbytes, OffloadCapabilities(**members)))  # type: ignore[arg-type]
+
+    @classmethod
+    def with_hardware(cls, **parts: object) -> Nic:
+        """A card whose NDIS_OFFLOAD has other parts than all."""
+        return cls(MiniportAdapter(seeded().randbytes, TaskOffload(**parts)))  # type: ignore[arg-type]
 
     def add(
         self,

@@ -237,7 +237,8 @@ class SaTable:
     def find(
         self, index: dict[bytes, InboundBundle], source: bytes, destination: bytes, spi: bytes
     ) -> InboundBundle | None:
-        """The inbound bundle for a packet: exact destination before wildcard (R173, R99).
+        """The inbound bundle for a packet: exact destination before wildcard (R173, R99), none that is
+        marked (R151).
 
         Args:
             index: `esp` or `ah`.
@@ -245,7 +246,7 @@ class SaTable:
         """
         for address in (destination, bytes(len(destination))):
             bundle = index.get(address + spi)
-            if bundle is not None and (bundle.source is None or bundle.source == source):
+            if bundle is not None and not bundle.marked and bundle.source in (None, source):
                 return bundle
         return None
 

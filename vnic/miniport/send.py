@@ -30,7 +30,7 @@ class Sender:
         self._outbound = table.outbound
         self._capabilities = NO_IPSEC
 
-    def configure(self, current: TaskOffload) -> None:
+    def configure(self, current: TaskOffload, *, ipv4: bool = True) -> None:
         """Work by this configuration from the next frame on."""
         self._capabilities = current.ipsec_v2
 
