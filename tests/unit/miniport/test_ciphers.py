@@ -1,5 +1,7 @@
 import hmac as stdlib_hmac
 import random
+import weakref
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
@@ -9,12 +11,14 @@ from hypothesis import strategies as st
 from nic_frames import key
 
 from vnic.errors import PacketError
+from vnic.miniport import ciphers
 from vnic.miniport.ciphers import (
     CbcOpener,
     CbcSealer,
     CounterIvs,
     Gcm,
     Gmac,
+    Hmac,
     RandomPool,
     ShortGcm,
     WrongIcv,
@@ -53,12 +57,25 @@ def test_counter_ivs_count_up_and_wrap() -> None:
 
 
 def test_counter_ivs_stop_before_the_first_comes_again() -> None:
-    ivs = CounterIvs(bytes(8))
-    ivs._next = (1 << 64) - 1
+    ivs = CounterIvs.resumed((1 << 64) - 1)
     assert ivs.take() == b"\xff" * 8
     for _ in range(2):
         with pytest.raises(PacketError):
             ivs.take()
+
+
+@pytest.mark.parametrize("start", [0, 5, (1 << 64) - 1])
+@pytest.mark.parametrize("given", [0, 1, 1 << 63, (1 << 64) - 1, 1 << 64])
+def test_resumed_counter_ivs_go_on_where_the_others_stopped(start: int, given: int) -> None:
+    ivs = CounterIvs.resumed(start * (1 << 65) + given)
+    again = CounterIvs.resumed(ivs.position)
+    for _ in range(2):
+        if given == 1 << 64:
+            with pytest.raises(PacketError):
+                again.take()
+        else:
+            assert again.take() == ((start + given) % (1 << 64)).to_bytes(8, "big")
+            given += 1
 
 
 @pytest.mark.parametrize("bits", [128, 192, 256])
@@ -86,10 +103,11 @@ def test_gcm_gives_nothing_out_when_any_byte_is_wrong(icv_length: int, position:
 
 @pytest.mark.parametrize("name", BLOCK_CIPHERS)
 def test_each_cbc_packet_is_that_of_a_context_of_its_own(name: str) -> None:
-    algorithm = block_cipher(name, key(BLOCK_CIPHERS[name]).reveal())
+    secret = key(BLOCK_CIPHERS[name]).reveal()
+    algorithm = block_cipher(name, secret)
     block = algorithm.block_size // 8
-    sealer = CbcSealer(algorithm, RandomPool(random.Random(1).randbytes))
-    opener = CbcOpener(algorithm)
+    sealer = CbcSealer(name, secret, RandomPool(random.Random(1).randbytes))
+    opener = CbcOpener(name, secret)
     ivs = set()
     for blocks in (1, 2, 90, 1):
         plaintext = random.Random(blocks).randbytes(blocks * block)
@@ -103,8 +121,9 @@ def test_each_cbc_packet_is_that_of_a_context_of_its_own(name: str) -> None:
 
 @pytest.mark.rule(15)
 def test_cbc_iv_does_not_follow_from_the_packet_before() -> None:
-    algorithm = block_cipher("aes-cbc-128", bytes(16))
-    after_the_same = [CbcSealer(algorithm, RandomPool(random.Random(seed).randbytes)) for seed in (1, 2)]
+    after_the_same = [
+        CbcSealer("aes-cbc-128", bytes(16), RandomPool(random.Random(seed).randbytes)) for seed in (1, 2)
+    ]
     first, second = (sealer.seal(bytes(16))[:16] for sealer in after_the_same)
     assert first != second
 
@@ -128,3 +147,53 @@ def test_verify_takes_equal_icvs_only() -> None:
     for other in (b"12345679", b"1234567", b""):
         with pytest.raises(WrongIcv):
             verify(b"12345678", other)
+
+
+def primitives() -> list[tuple[Callable[[], bytes], Callable[[], bool]]]:
+    """One of each kind: seal or open something, and whether there is a context."""
+    pool = RandomPool(random.Random(2).randbytes)
+    gcm, short = Gcm(bytes(20)), ShortGcm(bytes(20), 8)
+    gmac, hmac = Gmac(bytes(36)), mac("hmac-sha1-96", bytes(20), 12)
+    assert isinstance(hmac, Hmac)
+    sealer, opener = CbcSealer("aes-cbc-128", bytes(16), pool), CbcOpener("3des-cbc", bytes(24))
+    sealed = Gcm(bytes(20)).seal(bytes(8), b"text", b"")
+    return [
+        (lambda: gcm.open(bytes(8), sealed, b""), lambda: gcm._aead is not None),
+        (lambda: short.seal(bytes(8), b"text", b""), lambda: short._aead is not None),
+        (lambda: gmac.icv(bytes(8), b"text"), lambda: gmac._aead is not None),
+        (lambda: hmac.icv(b"", b"text"), lambda: hmac._keyed is not None),
+        (lambda: sealer.seal(bytes(32)), lambda: sealer._update is not None),
+        (lambda: opener.open(bytes(32)), lambda: opener._update is not None),
+    ]
+
+
+def test_context_is_made_at_the_first_packet() -> None:
+    for use, has_context in primitives():
+        assert not has_context()
+        use()
+        assert has_context()
+        use()
+
+
+def test_oldest_context_goes_when_there_are_too_many_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ciphers, "_contexts", ciphers._Contexts(2))
+    made = primitives()
+    answers = [use() for use, _ in made]
+    assert [has_context() for _, has_context in made] == [False] * 4 + [True] * 2
+    for number, (use, has_context) in enumerate(made):
+        again = use()
+        # What the CBC sealer gives begins with a new IV each time.
+        assert again == answers[number] or number == 4
+        assert has_context()
+    assert sum(has_context() for _, has_context in made) == 2
+
+
+def test_deleted_sa_is_not_kept_for_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ciphers, "_contexts", ciphers._Contexts(2))
+    kept = []
+    for _ in range(5):
+        gcm = Gcm(bytes(20))
+        gcm.seal(bytes(8), b"text", b"")
+        kept.append(weakref.ref(gcm))
+    del gcm
+    assert [one() for one in kept] == [None] * 5

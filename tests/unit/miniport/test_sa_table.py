@@ -1,9 +1,9 @@
 import pytest
-from nic_frames import AH_SHA256, CBC_SHA1, GCM, V4, V6, Nic, add_request, esp
+from nic_frames import AH_SHA256, CBC_SHA1, GCM, V4, V6, Nic, add_request, esp, seeded
 
 from vnic.errors import OidError
-from vnic.miniport import sa_table
-from vnic.miniport.sa_table import SaTable
+from vnic.miniport.counter_keys import CounterKeys
+from vnic.miniport.sa_table import InboundBundle, OutboundBundle, SaTable
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import DeleteSa, Operation
 from vnic.ndis.status import NdisStatus
@@ -59,41 +59,72 @@ def test_exact_destination_goes_before_the_wildcard() -> None:
     assert elsewhere.destination == bytes(4)
 
 
-def test_deleted_bundle_leaves_nothing_but_a_hash() -> None:
-    nic = Nic()
-    handles = [
+def three_bundles(nic: Nic) -> list[OffloadHandle]:
+    return [
         nic.add((GCM, AH_SHA256)),
         nic.add((GCM, AH_SHA256), inbound=True),
         nic.add(esp("null", "aes-gmac-128", spi=0x7000)),
     ]
-    for handle in handles:
+
+
+@pytest.mark.rule(112)
+def test_deleted_bundle_leaves_the_table_as_it_was() -> None:
+    nic = Nic()
+    for handle in three_bundles(nic):
         nic.adapter.delete_sa(DeleteSa(handle))
     table = table_of(nic)
-    assert (len(table), table.outbound, table.esp, table.ah, table._counter_keys) == (0, {}, {}, {}, set())
-    assert len(table._retired) == 2
-    assert {len(digest) for digest in table._retired} == {32}
+    assert (len(table), table.outbound, table.esp, table.ah) == (0, {}, {}, {})
+    assert list(table.items()) == table.inbound_handles() == []
+    assert len(table._keys) == 0
 
 
-def test_key_in_use_again_is_retired_no_more() -> None:
+@pytest.mark.rule(213)
+def test_cleared_table_is_empty_and_gives_no_handle_again() -> None:
     nic = Nic()
-    nic.adapter.delete_sa(DeleteSa(nic.add(GCM)))
-    nic.add(GCM)
-    assert table_of(nic)._retired == {}
+    before = three_bundles(nic)
+    table = table_of(nic)
+    table.clear()
+    assert (len(table), table.outbound, table.esp, table.ah, len(table._keys)) == (0, {}, {}, {}, 0)
+    assert not set(before) & set(three_bundles(nic))
 
 
-def test_retired_keys_are_bounded_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sa_table, "_MAX_RETIRED_KEYS", 3)
+@pytest.mark.rule(88)
+def test_bundles_are_listed_oldest_first_with_their_handles() -> None:
     nic = Nic()
-    digests: list[bytes] = []
-    for label in range(5):
-        handle = nic.add(esp("aes-gcm-128", label=label))
-        digests += table_of(nic)._counter_keys
-        nic.adapter.delete_sa(DeleteSa(handle))
-    assert list(table_of(nic)._retired) == digests[2:]
+    handles = three_bundles(nic)
+    table = table_of(nic)
+    listed = list(table.items())
+    assert [handle for handle, _ in listed] == handles
+    assert [type(bundle) for _, bundle in listed] == [OutboundBundle, InboundBundle, OutboundBundle]
+    assert [table.get(handle) for handle in handles] == [bundle for _, bundle in listed]
+    assert table.inbound_handles() == [handles[1]]
+    assert [table.holds(handle) for handle in (*handles, handles[-1] + 1)] == [True, True, True, False]
+    assert table.get(handles[-1] + 1) is None
+
+
+def test_handles_are_numbered_behind_those_of_another_nic() -> None:
+    table = SaTable(10, CounterKeys(seeded().randbytes), 3 << 32)
+    bundle = table_of(nic := Nic()).get(nic.add(CBC_SHA1))
+    assert bundle is not None
+    assert [table.add(bundle) for _ in range(2)] == [(3 << 32) + 1, (3 << 32) + 2]
+    assert table.last_handle == (3 << 32) + 2
+
+
+@pytest.mark.rule(92)
+def test_full_table_has_no_room_until_its_capacity_grows() -> None:
+    nic = Nic.able(sa_offload_capacity=2)
+    nic.add(CBC_SHA1)
+    nic.add(CBC_SHA1, inbound=True)
+    table = table_of(nic)
+    with pytest.raises(OidError) as caught:
+        table.check_room()
+    assert (caught.value.status, caught.value.field) == (NdisStatus.RESOURCES, "sa_offload_capacity")
+    table.capacity = 3
+    table.check_room()
 
 
 def test_unknown_handle_is_refused_everywhere() -> None:
-    table = SaTable(10)
+    table = SaTable(10, CounterKeys(seeded().randbytes))
     for call in (
         lambda: table.delete(OffloadHandle(1)),
         lambda: table.element(OffloadHandle(1), Operation.ESP),
