@@ -1,4 +1,4 @@
-"""The adapters of the daemon: made, changed, joined and taken away.
+"""The adapters of the daemon: made, changed, reset, joined and taken away.
 
 Law: a change is all or nothing, and one at a time. Every adapter owns its ports and gives them back however
 it ends; one that fails leaves the others running.
@@ -10,33 +10,50 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import cast
 
+from vnic.control.access import Access, Role, peer_of
 from vnic.control.interface import (
     AddAdapter,
     Capture,
     CaptureState,
     DefaultWord,
     EventWord,
+    Indication,
     NonIpWord,
     SetAdapter,
+    StateWord,
     Wire,
 )
+from vnic.daemon.cards import CardSettings, external_card, reference_card
 from vnic.daemon.events import Events
+from vnic.daemon.external import ExternalForwarder
 from vnic.daemon.forwarder import Forwarder
-from vnic.daemon.host import Host, TapDevice
+from vnic.daemon.host import Host, TapDevice, Watch
+from vnic.daemon.requests import OidRequests, SliceTurns
 from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked
-from vnic.daemon.values import drop_event, name_of
-from vnic.engine.contract import Defaults, Engine, EngineEvent
-from vnic.errors import RequestError, VnicError
+from vnic.daemon.values import drop_event, hardware_of, keywords_of, name_of
+from vnic.engine.contract import Card, Defaults, Engine, EngineEvent, ExternalCard
+from vnic.errors import OidError, RequestError, VnicError
 from vnic.ipsec.policy import PolicyAction
+from vnic.ndis.keywords import HostSwitches
+from vnic.ndis.oids import OidRequest, OidResult
+from vnic.ndis.status import NdisStatus, StatusIndication
 from vnic.netlink.links import Link, check_address, check_mac
 from vnic.ports.base import Port
 from vnic.ports.capture import CapturePort, PcapngWriter
 from vnic.ports.link import LinkPort, join
+from vnic.ports.nbl import NblPort, open_nbl
 
 log = logging.getLogger(__name__)
+
+MAX_HOLD_MS = 60_000
+"""Longest a reset may be held, in milliseconds."""
+
+_POLICY_MEMBERS = ("non_ip", "policy_default_in", "policy_default_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,53 +61,128 @@ class Surroundings:
     """What adapters need of the world."""
 
     host: Host
-    make_engine: Callable[[int], Engine]
-    """Makes a card for a wire of that MTU, in bytes."""
     events: Events
     clock: Callable[[], float]
     """Monotonic seconds."""
     clock_ns: Callable[[], int]
     """Nanoseconds since 1970, for captures."""
+    make_engine: Callable[[CardSettings], Engine] = reference_card
+    """Makes a card with the inline transport."""
+    make_external: Callable[[CardSettings], ExternalCard] = external_card
+    """Makes a card for a protocol driver outside."""
+    access: Access = field(default_factory=Access)
+    """Who may attach a protocol driver: whoever administers."""
+    nbl_directory: str = "/run/vnic"
+    """Where NBL sockets are made that are given no path."""
+    host_switches: HostSwitches = field(default_factory=HostSwitches)
+
+    def may_attach(self, connection: socket.socket) -> bool:
+        """Whether whoever connected to an NBL socket may be a protocol driver."""
+        try:
+            return self.access.role_of(peer_of(connection)) is Role.ADMINISTRATOR
+        except OSError:
+            return False
 
 
 class Adapter:
-    """One card between a TAP and a wire.
+    """One card between a transport and a wire.
 
     Attributes:
         settings: what it was asked to be when it was made.
+        engine: the card; see `inline` for what only the inline transport has.
+        tap: host side of the inline transport, None with an external one.
+        nbl: socket of the external transport, None with the inline one.
         failure: why it is of no further use; "" while it runs.
         mtu_fixed: the TAP's MTU was set and follows the wire and the policies no more.
+        load_balancing: name of the load-balancing device above the TAP (R18), or None.
+        requests: OID requests under way.
     """
 
     def __init__(
-        self, settings: AddAdapter, engine: Engine, tap: TapDevice, wire: Port, surroundings: Surroundings
+        self,
+        settings: AddAdapter,
+        engine: Engine | ExternalCard,
+        host_side: TapDevice | NblPort,
+        wire: Port,
+        surroundings: Surroundings,
+        turns: SliceTurns,
     ) -> None:
         """Take over both ports. Nothing moves before `forwarder.start`."""
         self.settings = settings
         self.name = settings.name
-        self.engine = engine
-        self.tap = tap
+        self.engine: Card = engine
         self.wire = wire
         self.wire_settings = settings.wire or NO_WIRE
         self.mtu_fixed = settings.mtu is not None
         self.capture: Capture | None = None
         self.failure = ""
+        self.load_balancing: str | None = None
+        self.requests = OidRequests(engine, surroundings.clock, turns)
+        self.tap: TapDevice | None = None
+        self.nbl: NblPort | None = None
+        self._inline: Engine | None = None
+        self._paused = self._resetting = self._removed = False
         self._surroundings = surroundings
         self._writer: PcapngWriter | None = None
+        self._watch: Watch | None = None
+        self.forwarder: Forwarder | ExternalForwarder
+        if isinstance(host_side, NblPort):
+            card = cast(ExternalCard, engine)
+            self.nbl = host_side
+            self.forwarder = ExternalForwarder(
+                self.name, card, host_side, wire, clock=surroundings.clock, on_failure=self.fail
+            )
+            return
+        self._inline = cast(Engine, engine)
+        self.tap = host_side
         self.forwarder = Forwarder(
             self.name,
-            engine,
-            tap,
+            self._inline,
+            host_side,
             wire,
             clock=surroundings.clock,
-            on_event=self._tell,
+            on_event=self._tell_event,
             on_failure=self.fail,
         )
 
     @property
+    def state(self) -> StateWord:
+        """What it is doing, in a word."""
+        if self.failure:
+            return "failed"
+        if self._removed:
+            return "removed"
+        if self._resetting:
+            return "resetting"
+        return "paused" if self._paused else "running"
+
+    @property
+    def inline(self) -> Engine | None:
+        """The card with all that the inline transport has; None with an external one."""
+        return self._inline
+
+    def require_inline(self, what: str = "policies") -> Engine:
+        """Give the card with its inline transport.
+
+        Args:
+            what: plural of what only that has, for the message.
+
+        Raises:
+            RequestError: the transport is a protocol driver outside.
+        """
+        if self._inline is None:
+            raise RequestError(
+                f"adapter {self.name} has an external transport, which keeps its {what} itself",
+                field="adapter",
+                value=self.name,
+                allowed="an adapter with the inline transport",
+            )
+        return self._inline
+
+    @property
     def wanted_mtu(self) -> int:
         """MTU the TAP should have unless it is fixed."""
-        return self.engine.inner_mtu(self.wire.mtu)
+        return self.wire.mtu if self._inline is None else self._inline.inner_mtu(self.wire.mtu)
 
     @property
     def link(self) -> LinkPort | None:
@@ -111,6 +203,167 @@ class Adapter:
                 allowed="an adapter that runs",
             )
 
+    def require_present(self) -> None:
+        """Refuse what neither a failed nor a removed adapter can do.
+
+        Raises:
+            RequestError: it has failed.
+            OidError: NOT_ACCEPTED: it was removed (R80).
+        """
+        self.require_running()
+        if self._removed:
+            raise OidError(
+                NdisStatus.NOT_ACCEPTED,
+                f"the card of adapter {self.name} was removed; delete the adapter and add it again",
+                field="adapter",
+                value=self.name,
+                allowed="an adapter that is not removed",
+            )
+
+    # ------------------------------------------------------------------------------ life of the NIC
+
+    async def oid_request(self, request: OidRequest) -> OidResult:
+        """Have the NIC carry out an OID request, and tell what it indicates. Any status is an answer.
+
+        Raises:
+            RequestError: the adapter has failed.
+        """
+        self.require_running()
+        try:
+            return await self.requests.carry_out(request)
+        finally:
+            self.tell_indications()
+
+    def cancel_oid_requests(self, request_id: int) -> int:
+        """End the requests under way with this id (R77); give how many there were."""
+        return self.requests.cancel(request_id)
+
+    async def reset(self, hold_ms: int = 0) -> None:
+        """Reset the NIC and hold it in reset that long (R204-R210).
+
+        Raises:
+            RequestError: the adapter has failed, or the time is out of range.
+            OidError: RESET_IN_PROGRESS, or NOT_ACCEPTED when it is removed.
+        """
+        if not 0 <= hold_ms <= MAX_HOLD_MS:
+            raise RequestError(
+                "a reset cannot be held that long",
+                field="hold_ms",
+                value=str(hold_ms)[:64],
+                allowed=f"0 to {MAX_HOLD_MS} ms",
+            )
+        self.require_present()
+        if self._resetting:
+            raise OidError(
+                NdisStatus.RESET_IN_PROGRESS,
+                f"adapter {self.name} is being reset",
+                field="name",
+                value=self.name,
+                allowed="an adapter that is not being reset",
+            )
+        self._resetting = True
+        try:
+            self.requests.abort(NdisStatus.REQUEST_ABORTED)
+            self.engine.begin_reset()
+            self.tell_indications()
+            await asyncio.sleep(hold_ms / 1000)
+        finally:
+            self._resetting = False
+            if not self._removed and not self.failure:
+                self.engine.end_reset()
+                self.tell_indications()
+
+    def pause(self) -> None:
+        """Move no frames until `resume`. Idempotent.
+
+        Raises:
+            RequestError, OidError: as for `require_present`.
+        """
+        self.require_present()
+        if not self._paused:
+            self._paused = True
+            self.engine.pause()
+            self._tell("adapter_changed", f"adapter {self.name} paused")
+
+    def resume(self) -> None:
+        """End a pause. Idempotent.
+
+        Raises:
+            RequestError, OidError: as for `require_present`.
+        """
+        self.require_present()
+        if self._paused:
+            self._paused = False
+            self.engine.resume()
+            self._tell("adapter_changed", f"adapter {self.name} resumed")
+
+    def restart(self) -> None:
+        """Halt the NIC and initialize it again (R40, R211); a pause ends with that.
+
+        Raises:
+            RequestError: it has failed.
+            OidError: RESET_IN_PROGRESS, or NOT_ACCEPTED when it is removed.
+        """
+        self.require_present()
+        if self._resetting:
+            raise OidError(
+                NdisStatus.RESET_IN_PROGRESS,
+                f"adapter {self.name} is being reset",
+                field="name",
+                value=self.name,
+                allowed="an adapter that is not being reset",
+            )
+        # No request outlives the NIC it was made to (R212).
+        self.requests.abort(NdisStatus.REQUEST_ABORTED)
+        if self._paused:
+            self._paused = False
+            self.engine.resume()
+        self.engine.restart(self._surroundings.clock())
+        self.tell_indications()
+        self._tell("adapter_changed", f"adapter {self.name} restarted")
+
+    def remove(self) -> None:
+        """Pull the card out: requests are NOT_ACCEPTED and no frame moves until the adapter is deleted (R80).
+
+        Raises:
+            RequestError, OidError: as for `require_present`.
+        """
+        self.require_present()
+        self._removed = True
+        self.requests.abort(NdisStatus.NOT_ACCEPTED)
+        self.engine.remove()
+        self.tell_indications()
+        self._tell("adapter_changed", f"adapter {self.name}: its card was removed")
+
+    def balance_load(self, device: str | None) -> None:
+        """Take note of the load-balancing device above the TAP, None for none any more (R18)."""
+        if device == self.load_balancing or self.failure:
+            return
+        self.load_balancing = device
+        self.engine.set_load_balanced(device is not None)
+        text = "offloads IPsec again" if device is None else f"is below {device}: no IPsec offload (R18)"
+        log.info("adapter %s %s", self.name, text)
+        self._tell("load_balancing", f"adapter {self.name} {text}")
+        self.tell_indications()
+
+    def tell_indications(self) -> None:
+        """Pass on what the NIC indicated since the last time."""
+        for indication in self.engine.take_indications():
+            self._indicate(indication)
+
+    def _indicate(self, indication: StatusIndication) -> None:
+        code = indication.code
+        self._surroundings.events.tell(
+            "status_indication",
+            f"adapter {self.name}: {code.label}",
+            adapter=self.name,
+            indication=Indication(code=int(code), name=code.label, buffer=indication.buffer.hex()),
+        )
+        if isinstance(self.forwarder, ExternalForwarder):
+            self.forwarder.indicate(indication)
+
+    # ------------------------------------------------------------------------------------- settings
+
     def set_defaults(
         self,
         *,
@@ -118,11 +371,16 @@ class Adapter:
         outbound: DefaultWord | None = None,
         non_ip: NonIpWord | None = None,
     ) -> None:
-        """Say what happens to what no policy governs; None leaves it."""
+        """Say what happens to what no policy governs; None leaves it.
+
+        Raises:
+            RequestError: the transport is external.
+        """
         given = {"inbound": inbound, "outbound": outbound, "non_ip": non_ip}
         actions = {member: default_action(word) for member, word in given.items() if word is not None}
         if actions:
-            self.engine.set_defaults(replace(self.engine.defaults, **actions))
+            engine = self.require_inline()
+            engine.set_defaults(replace(engine.defaults, **actions))
 
     def use_wire(self, wire: Port, settings: Wire) -> None:
         """Plug the card into another wire; the old one is given back."""
@@ -155,22 +413,34 @@ class Adapter:
         )
 
     def _connect(self) -> None:
-        """Hand the forwarder both ports, with the recorder before the one it records."""
-        tap: Port = self.tap
+        """Hand the forwarder its ports, with the recorder before the one it records."""
+        tap: Port | None = self.tap
         wire = self.wire
         if self._writer is not None and self.capture is not None:
-            if self.capture.place == "tap":
+            if self.capture.place == "tap" and tap is not None:
                 tap = CapturePort(tap, self._writer)
             else:
                 wire = CapturePort(wire, self._writer)
-        self.forwarder.use_tap(tap)
+        if isinstance(self.forwarder, Forwarder) and tap is not None:
+            self.forwarder.use_tap(tap)
         self.forwarder.use_wire(wire)
+
+    # ------------------------------------------------------------------------------------------ end
+
+    def watch(self, watch: Watch) -> None:
+        """Own the watch of the TAP's master: it ends with the adapter."""
+        self._watch = watch
 
     def close(self) -> PcapngWriter | None:
         """Stop, and give the ports back; give the writer of a recording to be closed. Idempotent."""
+        self.requests.abort(NdisStatus.REQUEST_ABORTED)
         self.forwarder.stop()
-        self.tap.close()
-        self.wire.close()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        for port in (self.tap, self.nbl, self.wire):
+            if port is not None:
+                port.close()
         writer, self._writer = self._writer, None
         self.capture = None
         return writer
@@ -188,7 +458,10 @@ class Adapter:
         if peer is not None:
             events.tell("adapter_changed", f"adapter {peer.name} lost its link", adapter=peer.name)
 
-    def _tell(self, event: EngineEvent) -> None:
+    def _tell(self, kind: EventWord, text: str) -> None:
+        self._surroundings.events.tell(kind, text, adapter=self.name)
+
+    def _tell_event(self, event: EngineEvent) -> None:
         """Pass on what the engine tells."""
         name = None if event.sa is None else name_of(event.sa)
         subject = "" if event.sa is None else f" ({event.sa})"
@@ -208,6 +481,8 @@ class Adapters:
         self.surroundings = surroundings
         self._by_name: dict[str, Adapter] = {}
         self._changing = asyncio.Lock()
+        self._turns = SliceTurns()
+        self._cards_made = 0
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -271,39 +546,79 @@ class Adapters:
                     allowed="another name",
                 )
             self._check_peer(wire_settings)
-            host = self.surroundings.host
             async with contextlib.AsyncExitStack() as undo:
                 wire = await self._open_wire(settings.name, wire_settings)
                 undo.callback(wire.close)
-                engine = self.surroundings.make_engine(wire.mtu)
-                engine.set_defaults(
-                    Defaults(
-                        inbound=default_action(settings.policy_default_in or "allow"),
-                        outbound=default_action(settings.policy_default_out or "allow"),
-                        non_ip=default_action(settings.non_ip or "pass"),
+                if settings.transport == "external":
+                    adapter = self._make_external(settings, wire)
+                else:
+                    adapter = await self._make_inline(settings, wire)
+                # It owns the wire from here on.
+                undo.pop_all()
+                undo.callback(adapter.close)
+                if adapter.tap is not None:
+                    tap = adapter.tap
+                    adapter.watch(
+                        await self.surroundings.host.watch_master(
+                            tap.name, netns=tap.netns, on_change=adapter.balance_load
+                        )
                     )
-                )
-                tap = await host.open_tap(
-                    settings.tap,
-                    netns=settings.netns,
-                    mac=settings.mac,
-                    mtu=engine.inner_mtu(wire.mtu) if settings.mtu is None else settings.mtu,
-                    addresses=settings.addresses or (),
-                    features_off=settings.features_off or (),
-                )
-                undo.callback(tap.close)
                 peer = self._check_peer(wire_settings)
-                adapter = Adapter(settings, engine, tap, wire, self.surroundings)
                 if peer is not None:
                     self._join(adapter, peer)
                 adapter.forwarder.start()
                 undo.pop_all()
             self._by_name[adapter.name] = adapter
-        log.info("adapter %s added: tap %s, wire %s", adapter.name, settings.tap, describe(wire_settings))
+        side = f"tap {settings.tap}" if adapter.nbl is None else f"NBL socket {adapter.nbl.path}"
+        log.info("adapter %s added: %s, wire %s", adapter.name, side, describe(wire_settings))
         self._tell("adapter_added", f"adapter {adapter.name} added", adapter)
+        adapter.tell_indications()
         if peer is not None:
             self._tell("adapter_changed", f"adapter {peer.name} linked to {adapter.name}", peer)
         return adapter
+
+    def _card_settings(self, settings: AddAdapter, wire: Port) -> CardSettings:
+        """Say which card to make, under a number of its own.
+
+        Raises:
+            RequestError: capabilities or keywords that no card has.
+        """
+        card = CardSettings(
+            wire_mtu=wire.mtu,
+            hardware=hardware_of(settings.capabilities),
+            keywords=keywords_of(settings.keywords),
+            host=self.surroundings.host_switches,
+            software=settings.software is not False,
+            serial=self._cards_made,
+        )
+        self._cards_made += 1
+        return card
+
+    async def _make_inline(self, settings: AddAdapter, wire: Port) -> Adapter:
+        engine = self.surroundings.make_engine(self._card_settings(settings, wire))
+        engine.set_defaults(
+            Defaults(
+                inbound=default_action(settings.policy_default_in or "allow"),
+                outbound=default_action(settings.policy_default_out or "allow"),
+                non_ip=default_action(settings.non_ip or "pass"),
+            )
+        )
+        tap = await self.surroundings.host.open_tap(
+            settings.tap or "",
+            netns=settings.netns,
+            mac=settings.mac,
+            mtu=engine.inner_mtu(wire.mtu) if settings.mtu is None else settings.mtu,
+            addresses=settings.addresses or (),
+            features_off=settings.features_off or (),
+        )
+        return Adapter(settings, engine, tap, wire, self.surroundings, self._turns)
+
+    def _make_external(self, settings: AddAdapter, wire: Port) -> Adapter:
+        around = self.surroundings
+        engine = around.make_external(self._card_settings(settings, wire))
+        path = settings.nbl_socket or f"{around.nbl_directory}/{settings.name}.nbl"
+        nbl = open_nbl(path, group=around.access.administrators, admit=around.may_attach)
+        return Adapter(settings, engine, nbl, wire, around, self._turns)
 
     async def set(self, request: SetAdapter) -> Adapter:
         """Change an adapter.
@@ -316,6 +631,10 @@ class Adapters:
             adapter = self.require(request.name, "name")
             adapter.require_running()
             _check_change(request)
+            _check_transport(adapter, request)
+            keywords = (
+                None if request.keywords is None else keywords_of(request.keywords, adapter.engine.keywords)
+            )
             wire_settings = request.wire
             if wire_settings is not None and wire_settings == self.wire_of(adapter):
                 wire_settings = None
@@ -335,7 +654,7 @@ class Adapters:
                 peer = self._check_peer(wire_settings)
                 undo.pop_all()
             # From here on nothing can be refused any more.
-            if link is not None:
+            if link is not None and adapter.tap is not None:
                 adapter.tap.mtu = link.mtu
             if request.mtu is not None:
                 adapter.mtu_fixed = request.mtu != 0
@@ -353,6 +672,10 @@ class Adapters:
                 outbound=request.policy_default_out,
                 non_ip=request.non_ip,
             )
+            if keywords is not None:
+                adapter.engine.set_keywords(keywords)
+            if request.software is not None:
+                adapter.require_inline().software = request.software
         if old_writer is not None:
             await asyncio.to_thread(old_writer.close)
         self._tell("adapter_changed", f"adapter {adapter.name} changed", adapter)
@@ -390,13 +713,13 @@ class Adapters:
     async def refresh_mtu(self, adapter: Adapter) -> None:
         """Let the TAP's MTU follow the policies, unless it was fixed. What is refused is logged: the
         policies are in force all the same, and packets too big are answered with ICMP."""
-        if adapter.mtu_fixed or adapter.failure or adapter.wanted_mtu == adapter.tap.mtu:
+        tap = adapter.tap
+        if tap is None or adapter.mtu_fixed or adapter.failure or adapter.wanted_mtu == tap.mtu:
             return
         async with self._changing:
             wanted = adapter.wanted_mtu
-            if adapter.mtu_fixed or adapter.failure or wanted == adapter.tap.mtu:
+            if adapter.mtu_fixed or adapter.failure or wanted == tap.mtu:
                 return
-            tap = adapter.tap
             try:
                 link = await self.surroundings.host.configure(tap.name, netns=tap.netns, mtu=wanted)
             except VnicError as error:
@@ -454,16 +777,19 @@ class Adapters:
 
     async def _configure(self, adapter: Adapter, request: SetAdapter, wire: Port | None) -> Link | None:
         """Set the TAP up as asked; None if nothing about it changes."""
+        tap, engine = adapter.tap, adapter.inline
+        if tap is None or engine is None:
+            return None
         mtu = request.mtu or None
         if request.mtu == 0 or (request.mtu is None and wire is not None and not adapter.mtu_fixed):
-            mtu = adapter.engine.inner_mtu(adapter.wire.mtu if wire is None else wire.mtu)
-        if mtu == adapter.tap.mtu and request.mtu is None:
+            mtu = engine.inner_mtu(adapter.wire.mtu if wire is None else wire.mtu)
+        if mtu == tap.mtu and request.mtu is None:
             mtu = None
         if mtu is None and request.mac is None and not request.addresses and request.up is None:
             return None
         return await self.surroundings.host.configure(
-            adapter.tap.name,
-            netns=adapter.tap.netns,
+            tap.name,
+            netns=tap.netns,
             mac=request.mac,
             mtu=mtu,
             addresses=request.addresses or (),
@@ -511,4 +837,31 @@ def _check_change(request: SetAdapter) -> None:
             field="capture.file",
             value=capture.file or "",
             allowed="absolute path of a file that does not exist",
+        )
+
+
+def _check_transport(adapter: Adapter, request: SetAdapter) -> None:
+    """Refuse to change what an adapter with an external transport does not have."""
+    if adapter.inline is not None:
+        return
+    for what, members in (
+        ("TAP", ("mtu", "mac", "addresses", "up")),
+        ("policies", _POLICY_MEMBERS),
+        ("software IPsec", ("software",)),
+    ):
+        for member in members:
+            value = getattr(request, member)
+            if value is not None:
+                raise RequestError(
+                    f"adapter {adapter.name} has an external transport and no {what}",
+                    field=member.replace("_", "-"),
+                    value=str(value)[:64],
+                    allowed="nothing",
+                )
+    if request.capture is not None and request.capture.place == "tap":
+        raise RequestError(
+            f"adapter {adapter.name} has an external transport and no TAP",
+            field="capture.place",
+            value="tap",
+            allowed="wire, off",
         )

@@ -7,19 +7,12 @@ defect costs one burst, never the daemon; what a burst loses to a defect is lost
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Callable
 
+from vnic.daemon.defects import Defects
 from vnic.engine.contract import Engine, EngineEvent, Outcome
 from vnic.errors import PortError
 from vnic.ports.base import Port
-
-log = logging.getLogger(__name__)
-
-_REPORT_INTERVAL_S = 60.0
-_DEFECTS_IN_A_ROW = 1000
-"""Bursts lost one after the other before the adapter is given up: it would burn a core for nothing."""
 
 
 class Forwarder:
@@ -51,8 +44,6 @@ class Forwarder:
         """
         self.tap = tap
         self.wire = wire
-        self.errors = 0
-        self._name = name
         self._engine = engine
         self._clock = clock
         self._on_event = on_event
@@ -61,8 +52,11 @@ class Forwarder:
         self._running = False
         self._watched: dict[str, int] = {}
         self._pump: asyncio.Handle | None = None
-        self._errors_in_a_row = 0
-        self._last_report = -_REPORT_INTERVAL_S
+        self._defects = Defects(name, clock)
+
+    @property
+    def errors(self) -> int:
+        return self._defects.count
 
     def start(self) -> None:
         """Begin to move frames."""
@@ -144,7 +138,7 @@ class Forwarder:
             self.tap.send_burst(outcome.host)
         for event in self._engine.take_events():
             self._on_event(event)
-        self._errors_in_a_row = 0
+        self._defects.over()
 
     def _fail(self, reason: str) -> None:
         if self._running:
@@ -152,18 +146,6 @@ class Forwarder:
             self._on_failure(reason)
 
     def _report(self, error: Exception) -> None:
-        """Count a defect and log where it arose, but not its text: that might quote a frame."""
-        self.errors += 1
-        self._errors_in_a_row += 1
-        now = self._clock()
-        if now - self._last_report >= _REPORT_INTERVAL_S:
-            self._last_report = now
-            frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-            kind = type(error).__name__
-            log.error(
-                "adapter %s: a burst was lost to %s (%d so far)\n%s", self._name, kind, self.errors, frames
-            )
-        if self._errors_in_a_row >= _DEFECTS_IN_A_ROW:
-            self._fail(
-                f"{_DEFECTS_IN_A_ROW} bursts in a row were lost to {type(error).__name__}; see the log"
-            )
+        reason = self._defects.add(error)
+        if reason:
+            self._fail(reason)

@@ -5,10 +5,11 @@ Law: one protocol, so that adapters can be tested without devices, and the kerne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vnic.netlink import links
+from vnic.netlink.watch import watch_master
 from vnic.ports.base import Port
 from vnic.ports.packet import open_packet
 from vnic.ports.tap import open_tap
@@ -20,6 +21,14 @@ class TapDevice(Port, Protocol):
     netns: str | None
     attached: bool
     """The device was there before and stays when the port closes."""
+
+
+class Watch(Protocol):
+    """Something watched."""
+
+    def close(self) -> None:
+        """Watch no more. Idempotent."""
+        ...
 
 
 class Host(Protocol):
@@ -63,6 +72,12 @@ class Host(Protocol):
         """List the addresses of a device in CIDR form."""
         ...
 
+    async def watch_master(
+        self, name: str, *, netns: str | None, on_change: Callable[[str | None], None]
+    ) -> Watch:
+        """Watch for a load-balancing device above a device; see `netlink.watch.watch_master`."""
+        ...
+
 
 class KernelHost:
     """The host there is."""
@@ -101,3 +116,8 @@ class KernelHost:
 
     async def addresses(self, name: str, *, netns: str | None) -> list[str]:
         return [str(interface) for interface in await links.addresses(name, netns)]
+
+    async def watch_master(
+        self, name: str, *, netns: str | None, on_change: Callable[[str | None], None]
+    ) -> Watch:
+        return await watch_master(name, netns=netns, on_change=on_change)

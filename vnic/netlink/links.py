@@ -41,6 +41,8 @@ _ARPHRD_ETHER = 1
 _IPV6_MTU = 1280  # RFC 8200 §5
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _WATCH_BUFFER = 65536
+_MASTER_LIMIT = 8
+"""Masters looked at above one another; Linux nests no deeper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +276,28 @@ async def move(name: str, target: str, netns: str | None = None) -> None:
     await _session(f"move {name}{where(netns)} to namespace {target}", netns, work)
 
 
+async def masters(link: Link) -> list[Link]:
+    """List the links above a link (bridge, bond and so on), nearest first; empty when the link is gone.
+
+    Raises:
+        PortError: the namespace or netlink is not to be had.
+    """
+
+    async def work(route: AsyncIPRoute) -> list[Link]:
+        above: list[Link] = []
+        index = link.index
+        while len(above) < _MASTER_LIMIT:
+            message = await _message(route, index=index)
+            index = 0 if message is None else message.get("master") or 0
+            master = await _message(route, index=index) if index else None
+            if master is None:
+                break
+            above.append(_link(master, link.netns))
+        return above
+
+    return await _session(f"look for the masters of {link.name}{where(link.netns)}", link.netns, work)
+
+
 async def wait_gone(link: Link) -> None:
     """Return once the link is deleted or moved out of its namespace; at once if it already is.
 
@@ -282,7 +306,7 @@ async def wait_gone(link: Link) -> None:
     """
     loop = asyncio.get_running_loop()
     while True:
-        subscription = await run_in(link.netns, _subscribe, discard=socket.socket.close)
+        subscription = await run_in(link.netns, subscribe, discard=socket.socket.close)
         try:
             # Asked after the subscription began, so that nothing falls between the two.
             if not await _session(
@@ -379,12 +403,22 @@ async def _session(action: str, netns: str | None, work: Callable[[AsyncIPRoute]
 
 
 async def _find(route: AsyncIPRoute, name: str, netns: str | None) -> Link | None:
+    message = await _message(route, ifname=name)
+    return None if message is None else _link(message, netns)
+
+
+async def _message(route: AsyncIPRoute, **which: Any) -> Any:
+    """What the kernel says of a link by name or index; None when there is none."""
     try:
-        (message,) = await route.link("get", ifname=name)
+        (message,) = await route.link("get", **which)
     except NetlinkError as error:
         if code_of(error) == errno.ENODEV:
             return None
         raise
+    return message
+
+
+def _link(message: Any, netns: str | None) -> Link:
     return Link(
         name=message.get("ifname"),
         index=message["index"],
@@ -410,13 +444,7 @@ async def _found(route: AsyncIPRoute, name: str, netns: str | None) -> Link:
 
 
 async def _present(route: AsyncIPRoute, index: int) -> bool:
-    try:
-        await route.link("get", index=index)
-    except NetlinkError as error:
-        if code_of(error) == errno.ENODEV:
-            return False
-        raise
-    return True
+    return await _message(route, index=index) is not None
 
 
 async def _addresses(route: AsyncIPRoute, index: int) -> list[IpInterface]:
@@ -433,7 +461,12 @@ async def _change_address(route: AsyncIPRoute, index: int, interface: IpInterfac
     await route.addr(verb, index=index, address=str(interface.ip), prefixlen=prefix_length, **extra)
 
 
-def _subscribe() -> socket.socket:
+def subscribe() -> socket.socket:
+    """Open a non-blocking netlink socket that hears of every link of the calling thread's namespace.
+
+    Raises:
+        PortError: the system refused.
+    """
     try:
         subscription = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         try:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from vnic.control.interface import Event
 from vnic.daemon.adapters import Adapters, Surroundings
+from vnic.daemon.cards import CardSettings
 from vnic.daemon.events import Events
 from vnic.engine.contract import Engine, EngineEvent, Outcome
 from vnic.engine.reference import ReferenceEngine
@@ -106,6 +107,17 @@ class FakeTap(FakePort):
 
 
 @dataclass
+class FakeWatch:
+    """A watch of a TAP's masters; `tell` is what the kernel would say."""
+
+    tell: Callable[[str | None], None]
+    closed: bool = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
 class FakeHost:
     """The operating system: devices by (namespace, name).
 
@@ -120,6 +132,7 @@ class FakeHost:
     links: dict[tuple[str | None, str], Link] = field(default_factory=dict)
     addresses_of: dict[tuple[str | None, str], list[str]] = field(default_factory=dict)
     opened: list[FakePort] = field(default_factory=list)
+    watches: dict[str, FakeWatch] = field(default_factory=dict)
     slow: asyncio.Event | None = None
 
     @property
@@ -200,12 +213,28 @@ class FakeHost:
             raise PortError(f"there is no device {name}")
         return self.addresses_of[netns, name]
 
+    async def watch_master(
+        self, name: str, *, netns: str | None, on_change: Callable[[str | None], None]
+    ) -> FakeWatch:
+        await self._ask("watch_master", name, netns)
+        self.watches[name] = FakeWatch(on_change)
+        return self.watches[name]
+
 
 class FakeEngine(ReferenceEngine):
     """The reference engine, which can be told to fail and to tell of events."""
 
-    def __init__(self, wire_mtu: int = 1500) -> None:
-        super().__init__(bytes, wire_mtu)
+    def __init__(self, settings: CardSettings | None = None) -> None:
+        settings = settings or CardSettings()
+        super().__init__(
+            bytes,
+            settings.wire_mtu,
+            settings.hardware,
+            keywords=settings.keywords,
+            host=settings.host,
+            software=settings.software,
+            serial=settings.serial,
+        )
         self.failure: Exception | None = None
         self.events: list[EngineEvent] = []
 
@@ -247,6 +276,7 @@ class World:
     events: Heard = field(default_factory=Heard)
     engines: list[FakeEngine] = field(default_factory=list)
     now: float = 1000.0
+    nbl_directory: str = "/nowhere"
     adapters: Adapters = field(init=False)
 
     def __post_init__(self) -> None:
@@ -257,9 +287,10 @@ class World:
                 events=self.events,
                 clock=lambda: self.now,
                 clock_ns=lambda: 1_700_000_000_000_000_000,
+                nbl_directory=self.nbl_directory,
             )
         )
 
-    def _make_engine(self, wire_mtu: int) -> Engine:
-        self.engines.append(FakeEngine(wire_mtu))
+    def _make_engine(self, settings: CardSettings) -> Engine:
+        self.engines.append(FakeEngine(settings))
         return self.engines[-1]

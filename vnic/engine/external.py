@@ -1,0 +1,468 @@
+"""The engine of an external transport: the NIC alone, and a list of what it holds.
+
+Law: joins nothing and decides nothing; what a protocol driver hands down goes to the NIC as it is, and what
+the NIC says goes up as it is.
+
+Source: sheet §4.7, §6, §7; R84-R123, R167, R171, R197.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from vnic.engine.contract import Added, Observer, Offload, RandomSource, SaReport
+from vnic.errors import OidError, VnicError
+from vnic.ipsec.algorithms import ENCRYPTION_BY_IDENTIFIER, INTEGRITY_BY_IDENTIFIER
+from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
+from vnic.ipsec.counters import CardCounters, SaCounters
+from vnic.ipsec.drops import DropReason
+from vnic.miniport.adapter import AdapterState, MiniportAdapter
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
+from vnic.ndis.keywords import Keywords
+from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
+from vnic.ndis.oid import NO_ALGORITHM, AddSa, AlgorithmInfo, DeleteSa, Operation, SaElement, UpdateSa
+from vnic.ndis.oids import OidOperation, OidRequest
+from vnic.ndis.status import NdisStatus, StatusIndication
+
+_DEFAULT_HARDWARE = TaskOffload()
+_DEFAULT_KEYWORDS = Keywords()
+_MAX_HALF = 0xFFFFFFFF
+_HANDLE_BITS = 33
+"""Handles of one card; the inline transport's has two NICs."""
+
+
+class _Held(NamedTuple):
+    """What is known of one bundle of the NIC."""
+
+    request: AddSa | SecurityAssociation
+    """As it was asked for; a binary request may hold two SAs."""
+    add_time: float
+
+    def associations(self) -> list[SecurityAssociation]:
+        """The SAs of the bundle, in the order of processing on send."""
+        request = self.request
+        if isinstance(request, SecurityAssociation):
+            return [request]
+        return [_association(request, element) for element in request.elements]
+
+
+class _Books:
+    """The bundles of the NIC by handle and by the names of their SAs."""
+
+    def __init__(self) -> None:
+        self.held: dict[OffloadHandle, _Held] = {}
+        self._names: dict[SaId, tuple[OffloadHandle, ...]] = {}
+
+    def enter(self, handle: OffloadHandle, held: _Held) -> None:
+        self.held[handle] = held
+        for sa in _names(held.request):
+            self._names[sa] = (*self._names.get(sa, ()), handle)
+
+    def strike(self, handle: OffloadHandle) -> _Held | None:
+        held = self.held.pop(handle, None)
+        if held is None:
+            return None
+        for sa in _names(held.request):
+            rest = tuple(other for other in self._names[sa] if other != handle)
+            if rest:
+                self._names[sa] = rest
+            else:
+                del self._names[sa]
+        return held
+
+    def find(self, sa: SaId) -> OffloadHandle | None:
+        """The oldest bundle that has an SA of this name."""
+        handles = self._names.get(sa)
+        return None if handles is None else handles[0]
+
+    def clear(self) -> None:
+        self.held.clear()
+        self._names.clear()
+
+
+class _Door:
+    """The door of SA requests, that notes what passes."""
+
+    def __init__(self, miniport: MiniportAdapter, books: _Books, now: float) -> None:
+        self._miniport = miniport
+        self._books = books
+        self._now = now
+
+    def add_sa(self, request: AddSa) -> OffloadHandle:
+        handle = self._miniport.add_sa(request)
+        self._books.enter(handle, _Held(request, self._now))
+        return handle
+
+    def update_sa(self, request: UpdateSa) -> None:
+        self._miniport.update_sa(request)
+        held = self._books.held.get(request.handle)
+        if held is not None:
+            self._books.held[request.handle] = held._replace(request=_rebased(held.request, request))
+
+    def delete_sa(self, request: DeleteSa) -> None:
+        self._miniport.delete_sa(request)
+        self._books.strike(request.handle)
+
+
+class ExternalEngine:
+    """One NIC in Python for a protocol driver outside; see `engine.contract.ExternalCard`.
+
+    Its reports of SAs have no counters, numbers or windows: those are the driver's.
+
+    Args:
+        random_source: unpredictable bytes for IVs.
+        wire_mtu: largest IP packet the wire carries, in bytes.
+        hardware: what the NIC could do at all.
+        keywords: the registry of the adapter.
+        serial: which card of the daemon this is; handles of different cards differ.
+
+    Raises:
+        RequestError: the hardware claims what the NIC cannot do.
+    """
+
+    name = "reference"
+
+    def __init__(
+        self,
+        random_source: RandomSource,
+        wire_mtu: int = 1500,
+        hardware: TaskOffload = _DEFAULT_HARDWARE,
+        *,
+        keywords: Keywords = _DEFAULT_KEYWORDS,
+        serial: int = 0,
+    ) -> None:
+        self.wire_mtu = wire_mtu
+        self.send_observer: Observer | None = None
+        self.receive_observer: Observer | None = None
+        self._miniport = MiniportAdapter(
+            random_source, hardware, keywords=keywords, first_handle=serial << _HANDLE_BITS | 1
+        )
+        self._books = _Books()
+        self._counters = CardCounters()
+
+    # ---------------------------------------------------------------------------------- frames
+
+    def transmit(self, lists: list[NetBufferList], now: float) -> list[NetBuffer]:
+        wire = self._miniport.transmit(lists)
+        sealed = sum(buffer.transmit is not None for buffer in wire)
+        self._counters.tx_offloaded += sealed
+        self._counters.tx_passed += len(wire) - sealed
+        if self.send_observer is not None:
+            seen = wire + _failed(lists)
+            if seen:
+                self.send_observer(seen)
+        return wire
+
+    def receive(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
+        counters = self._counters
+        if self._miniport.state is not AdapterState.RUNNING:
+            reason = DropReason.NIC_STOPPED
+            counters.drops[reason] = counters.drops.get(reason, 0) + len(burst)
+            return []
+        self._miniport.receive(burst)
+        for buffer in burst:
+            info = buffer.receive
+            if info is None:
+                counters.rx_passed += 1
+            elif info.verified:
+                counters.rx_offloaded += 1
+        if self.receive_observer is not None:
+            self.receive_observer(burst)
+        return burst
+
+    # ---------------------------------------------------------------------------------- the NIC
+
+    @property
+    def counters(self) -> CardCounters:
+        return self._counters
+
+    @property
+    def capabilities(self) -> OffloadCapabilities:
+        return self._miniport.capabilities
+
+    @property
+    def hardware(self) -> TaskOffload:
+        return self._miniport.hardware
+
+    @property
+    def current(self) -> TaskOffload:
+        return self._miniport.current
+
+    @property
+    def keywords(self) -> Keywords:
+        return self._miniport.keywords
+
+    def set_keywords(self, keywords: Keywords) -> None:
+        self._miniport.set_keywords(keywords)
+
+    def oid_request(self, request: OidRequest, now: float) -> OidOperation:
+        return self._miniport.oid_request(request, _Door(self._miniport, self._books, now))
+
+    def begin_reset(self) -> None:
+        self._miniport.begin_reset()
+
+    def end_reset(self) -> None:
+        self._miniport.end_reset()
+
+    def pause(self) -> None:
+        self._miniport.pause()
+
+    def resume(self) -> None:
+        self._miniport.resume()
+
+    def restart(self, now: float) -> None:
+        self._miniport.restart()
+        self._books.clear()
+
+    def remove(self) -> None:
+        self._miniport.remove()
+
+    def set_load_balanced(self, load_balanced: bool) -> None:
+        self._miniport.set_load_balanced(load_balanced)
+
+    def take_indications(self) -> list[StatusIndication]:
+        return self._miniport.take_indications()
+
+    # ---------------------------------------------------------------------------------- SAs
+
+    def request_sa_deletion(self, handle: OffloadHandle) -> None:
+        self._miniport.request_deletion(handle)
+
+    def sas(self) -> list[SaReport]:
+        return [
+            _report(handle, sa, held.add_time)
+            for handle, held in self._books.held.items()
+            for sa in held.associations()
+        ]
+
+    @property
+    def sa_count(self) -> int:
+        return sum(
+            1 if isinstance(held.request, SecurityAssociation) else len(held.request.elements)
+            for held in self._books.held.values()
+        )
+
+    def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
+        sa = sa.checked()
+        old = self._books.find(sa.id)
+        if old is not None and not replace:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "an SA with this destination, protocol and SPI exists; delete or update it",
+                field="spi",
+                value=str(sa.id),
+            )
+        if not replace:
+            handle = self._offload(sa, now)
+        elif old is None:
+            raise _unknown(sa.id)
+        else:
+            handle = self._replace(old, sa, now)
+        return Added(handle, Offload.NIC, NdisStatus.SUCCESS)
+
+    def _replace(self, old: OffloadHandle, sa: SecurityAssociation, now: float) -> OffloadHandle:
+        held = self._books.held[old]
+        present, rest = _apart(held, sa.id)
+        if present.direction is not sa.direction:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "the direction of an SA cannot change; delete it and add it anew",
+                field="dir",
+                value=sa.direction.value,
+                allowed=present.direction.value,
+            )
+        # Out first: there may be room for one only, and an inbound name or a counter-mode key is held once.
+        self._withdraw(old)
+        try:
+            handle = self._offload(sa, now)
+        except VnicError:
+            self._enter(held)
+            raise
+        for other in rest:
+            self._enter(_Held(other, held.add_time))
+        return handle
+
+    def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
+        handle = self._books.find(sa)
+        if handle is None:
+            raise _unknown(sa)
+        present, _ = _apart(self._books.held[handle], sa)
+        lowest = present.sequence_number >> 32 if present.direction is Direction.OUTBOUND else 0
+        if not lowest <= sequence_number_high_order <= _MAX_HALF:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "the upper half of a sequence number never goes back: numbers would be used twice",
+                field="sequence-number-high-order",
+                value=str(sequence_number_high_order),
+                allowed=f"{lowest} to {_MAX_HALF}",
+            )
+        request = UpdateSa(handle, _operation(sa.protocol), sa.spi, sequence_number_high_order)
+        _Door(self._miniport, self._books, 0.0).update_sa(request)
+
+    def delete_sa(self, sa: SaId) -> SecurityAssociation:
+        handle = self._books.find(sa)
+        if handle is None:
+            raise _unknown(sa)
+        held = self._withdraw(handle)
+        present, rest = _apart(held, sa)
+        for other in rest:
+            self._enter(_Held(other, held.add_time))
+        return present
+
+    def delete_bundle(self, handle: OffloadHandle) -> list[SecurityAssociation]:
+        if handle not in self._books.held:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "there is no SA with this handle",
+                field="handle",
+                value=str(handle)[:64],
+                allowed="a handle that `vnic sa show` lists",
+            )
+        return self._withdraw(handle).associations()
+
+    def find_handle(self, handle: OffloadHandle) -> SaId | None:
+        held = self._books.held.get(handle)
+        if held is None:
+            return None
+        names = _names(held.request)
+        return next((name for name in names if name.protocol is IpsecProtocol.ESP), names[0])
+
+    def find_sa(self, sa: SaId) -> SaReport | None:
+        handle = self._books.find(sa)
+        if handle is None:
+            return None
+        held = self._books.held[handle]
+        return _report(handle, _apart(held, sa)[0], held.add_time)
+
+    def _offload(self, sa: SecurityAssociation, now: float) -> OffloadHandle:
+        handle = self._miniport.add_sa(_request(sa))
+        self._books.enter(handle, _Held(sa, now))
+        return handle
+
+    def _enter(self, held: _Held) -> None:
+        """Offload again what was held a moment ago, under a new handle."""
+        request = held.request
+        handle = self._miniport.add_sa(request if isinstance(request, AddSa) else _request(request))
+        self._books.enter(handle, held)
+
+    def _withdraw(self, handle: OffloadHandle) -> _Held:
+        self._miniport.delete_sa(DeleteSa(handle))
+        held = self._books.strike(handle)
+        assert held is not None
+        return held
+
+
+def _failed(lists: list[NetBufferList]) -> list[NetBuffer]:
+    """The frames of lists that did not go out, as an observer sees them."""
+    failed: list[NetBuffer] = []
+    for one in lists:
+        if one.status is not NdisStatus.SUCCESS:
+            for frame in one.frames:
+                buffer = NetBuffer(frame, None, one.transmit)
+                buffer.status = one.status
+                failed.append(buffer)
+    return failed
+
+
+def _names(request: AddSa | SecurityAssociation) -> list[SaId]:
+    if isinstance(request, SecurityAssociation):
+        return [request.id]
+    return [
+        SaId(request.destination, _protocol(element.operation), element.spi) for element in request.elements
+    ]
+
+
+def _apart(held: _Held, sa: SaId) -> tuple[SecurityAssociation, list[SecurityAssociation]]:
+    """Give the SA of that name and the others of its bundle."""
+    associations = held.associations()
+    (present,) = (one for one in associations if one.id == sa)
+    return present, [one for one in associations if one is not present]
+
+
+def _request(sa: SecurityAssociation) -> AddSa:
+    authentication = encryption = NO_ALGORITHM
+    if sa.integrity is not None:
+        icv = sa.icv_length if sa.icv_length != sa.integrity.icv_lengths[0] else 0
+        authentication = AlgorithmInfo(sa.integrity.ndis_identifier, sa.integrity_key, icv)
+    if sa.encryption is not None:
+        icv = sa.icv_length if sa.encryption.combined else 0
+        encryption = AlgorithmInfo(sa.encryption.ndis_identifier, sa.encryption_key, icv)
+    element = SaElement(
+        _operation(sa.protocol), sa.spi, authentication, encryption, sa.esn, sa.sequence_number >> 32
+    )
+    return AddSa(
+        inbound=sa.direction is Direction.INBOUND,
+        source=sa.source,
+        destination=sa.destination,
+        elements=(element,),
+        portion=sa.mode,
+    )
+
+
+def _association(request: AddSa, element: SaElement) -> SecurityAssociation:
+    """Say what a binary request said of one SA."""
+    integrity = INTEGRITY_BY_IDENTIFIER.get(element.authentication.identifier)
+    encryption = ENCRYPTION_BY_IDENTIFIER.get(element.encryption.identifier)
+    combined = encryption is not None and encryption.combined
+    info = element.encryption if combined else element.authentication
+    row = encryption if combined else integrity
+    return SecurityAssociation(
+        direction=Direction.INBOUND if request.inbound else Direction.OUTBOUND,
+        source=request.source,
+        destination=request.destination,
+        protocol=_protocol(element.operation),
+        spi=element.spi,
+        mode=request.portion,
+        encryption=encryption,
+        encryption_key=element.encryption.key,
+        integrity=integrity,
+        integrity_key=element.authentication.key,
+        icv_length=info.additional_info or (row.icv_lengths[0] if row is not None else 0),
+        esn=element.esn,
+        replay_window=0,
+        sequence_number=element.sequence_number_high_order << 32,
+    )
+
+
+def _rebased(request: AddSa | SecurityAssociation, update: UpdateSa) -> AddSa | SecurityAssociation:
+    """Give the request with the upper half of a sequence number as it is now."""
+    high = update.sequence_number_high_order
+    if isinstance(request, SecurityAssociation):
+        return replace(request, sequence_number=high << 32 | request.sequence_number & _MAX_HALF)
+    elements = tuple(
+        replace(one, sequence_number_high_order=high) if one.operation is update.operation else one
+        for one in request.elements
+    )
+    return replace(request, elements=elements)
+
+
+def _protocol(operation: Operation) -> IpsecProtocol:
+    return IpsecProtocol.AH if operation is Operation.AH else IpsecProtocol.ESP
+
+
+def _operation(protocol: IpsecProtocol) -> Operation:
+    return Operation.AH if protocol is IpsecProtocol.AH else Operation.ESP
+
+
+def _report(handle: OffloadHandle, sa: SecurityAssociation, add_time: float) -> SaReport:
+    return SaReport(
+        sa=sa,
+        offload_handle=handle,
+        offload=Offload.NIC,
+        counters=SaCounters(),
+        sequence_number=sa.sequence_number,
+        replay_bitmap=0,
+        add_time=add_time,
+        use_time=0.0,
+    )
+
+
+def _unknown(sa: SaId) -> OidError:
+    return OidError(
+        NdisStatus.INVALID_PARAMETER,
+        "there is no such SA",
+        field="sa",
+        value=str(sa),
+        allowed="an SA that `vnic sa show` lists",
+    )
