@@ -8,7 +8,7 @@ Source: sheet §3.3-§3.5, §4.1, §4.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
@@ -66,7 +66,7 @@ class OidRequest:
 
     oid: int
     request_type: int
-    information_buffer: bytearray
+    information_buffer: bytearray = field(repr=False)
     request_id: int = 0
 
 
@@ -88,7 +88,7 @@ class OidResult:
     """
 
     status: NdisStatus
-    information_buffer: bytes = b""
+    information_buffer: bytes = field(default=b"", repr=False)
     bytes_read: int = 0
     bytes_written: int = 0
     bytes_needed: int = 0
