@@ -553,8 +553,9 @@ class Adapters:
                     adapter = self._make_external(settings, wire)
                 else:
                     adapter = await self._make_inline(settings, wire)
-                # It owns the wire from here on.
+                # It owns the wire from here on. The configuration it begins with is no change of one.
                 undo.pop_all()
+                adapter.engine.take_indications()
                 undo.callback(adapter.close)
                 if adapter.tap is not None:
                     tap = adapter.tap
@@ -572,7 +573,6 @@ class Adapters:
         side = f"tap {settings.tap}" if adapter.nbl is None else f"NBL socket {adapter.nbl.path}"
         log.info("adapter %s added: %s, wire %s", adapter.name, side, describe(wire_settings))
         self._tell("adapter_added", f"adapter {adapter.name} added", adapter)
-        adapter.tell_indications()
         if peer is not None:
             self._tell("adapter_changed", f"adapter {peer.name} linked to {adapter.name}", peer)
         return adapter

@@ -25,6 +25,7 @@ from vnic.control.access import Access, group_id
 from vnic.control.server import Server, identity_of, listen, remove
 from vnic.daemon import reload, systemd
 from vnic.daemon.adapters import Adapters, Surroundings
+from vnic.daemon.cards import CardSettings, reference_card
 from vnic.daemon.config import DEFAULT_PATH, Config, Control, load
 from vnic.daemon.events import Events
 from vnic.daemon.handlers import About, Handlers
@@ -68,7 +69,7 @@ class Daemon:
         *,
         loop_name: str = "asyncio",
         host: Host | None = None,
-        make_engine: Callable[[int], Engine] | None = None,
+        make_engine: Callable[[CardSettings], Engine] = reference_card,
     ) -> None:
         """Prepare; nothing is taken of the system before `run`.
 
@@ -80,13 +81,20 @@ class Daemon:
         self._config = config
         self._notify = systemd.Notifier(os.environ).send
         self._events = Events(time.time)
+        self._access = Access(
+            administrators=_group(config.control.administrator_group, "administrator_group"),
+            readers=_group(config.control.reader_group, "reader_group"),
+        )
         self._adapters = Adapters(
             Surroundings(
                 host=KernelHost() if host is None else host,
-                make_engine=_make_engine if make_engine is None else make_engine,
                 events=self._events,
                 clock=time.monotonic,
                 clock_ns=time.time_ns,
+                make_engine=make_engine,
+                access=self._access,
+                nbl_directory=os.path.dirname(config.control.socket),
+                host_switches=config.host,
             )
         )
         self._about = About(
@@ -135,14 +143,10 @@ class Daemon:
     async def _serve(self, ending: contextlib.AsyncExitStack) -> Server:
         """Open the control socket and begin to serve."""
         control = self._config.control
-        access = Access(
-            administrators=_group(control.administrator_group, "administrator_group"),
-            readers=_group(control.reader_group, "reader_group"),
-        )
-        server = Server(Handlers(self._adapters, self._events, self._about), access)
+        server = Server(Handlers(self._adapters, self._events, self._about), self._access)
         listening = systemd.inherited_socket(os.environ, os.getpid())
         if listening is None:
-            listening = _listen(control, access)
+            listening = _listen(control, self._access)
             ending.callback(remove, control.socket, identity_of(control.socket))
         await server.start(listening)
         return server
@@ -200,10 +204,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"vnicd {__version__}")
     return parser.parse_args(argv)
-
-
-def _make_engine(wire_mtu: int) -> Engine:
-    return ReferenceEngine(os.urandom, wire_mtu)
 
 
 def _hide_memory() -> None:

@@ -10,6 +10,7 @@ from daemon_fakes import FRAME, FakePort, World, run, settle
 
 from vnic.control.interface import AddAdapter, Capture, SetAdapter, Wire
 from vnic.daemon.adapters import Adapter
+from vnic.daemon.host import TapDevice
 from vnic.engine.contract import EngineEvent, EventKind
 from vnic.errors import PortError, RequestError
 from vnic.ipsec.association import Direction, IpsecProtocol, Mode, SaId
@@ -27,6 +28,11 @@ TUNNEL = PolicyEntry(
     action=PolicyAction.PROTECT,
     templates=(Template(IpsecProtocol.ESP, Mode.TUNNEL, source=b"\xc0\0\2\1", destination=b"\xc0\0\2\2"),),
 )
+
+
+def tap_of(adapter: Adapter) -> TapDevice:
+    assert adapter.tap is not None
+    return adapter.tap
 
 
 async def refused(work: Any, field: str, kind: type[Exception] = RequestError) -> str:
@@ -63,8 +69,9 @@ def test_adapter_is_made_with_all_it_was_asked_to_have() -> None:
                 ("10.9.0.1/24",),
                 ("tx-udp-segmentation",),
             ),
+            ("watch_master", "tap0", "blue"),
         ]
-        defaults = adapter.engine.defaults
+        defaults = adapter.require_inline().defaults
         assert (defaults.non_ip, defaults.outbound, defaults.inbound) == (
             PolicyAction.DISCARD,
             PolicyAction.DISCARD,
@@ -95,7 +102,7 @@ def test_default_mtu_is_that_of_the_wire() -> None:
     async def work() -> None:
         world = World()
         adapter = await world.adapters.add(replace(LEFT, wire=Wire(kind="netdev", name="jumbo0")))
-        assert adapter.tap.mtu == 9000
+        assert tap_of(adapter).mtu == 9000
         assert adapter.engine.wire_mtu == 9000
         await world.adapters.close()
 
@@ -247,9 +254,9 @@ def test_device_settings_go_to_the_device_in_one() -> None:
             ("10.9.0.5/24",),
             False,
         )
-        assert (adapter.tap.mtu, adapter.mtu_fixed) == (1300, True)
+        assert (tap_of(adapter).mtu, adapter.mtu_fixed) == (1300, True)
         await world.adapters.set(SetAdapter(name="left", mtu=0))
-        assert (adapter.tap.mtu, adapter.mtu_fixed) == (1500, False)
+        assert (tap_of(adapter).mtu, adapter.mtu_fixed) == (1500, False)
         await world.adapters.close()
 
     run(work())
@@ -262,7 +269,7 @@ def test_defaults_change_without_touching_the_device() -> None:
         calls = len(world.host.calls)
         await world.adapters.set(SetAdapter(name="left", non_ip="drop", policy_default_in="block"))
         assert len(world.host.calls) == calls
-        defaults = adapter.engine.defaults
+        defaults = adapter.require_inline().defaults
         assert (defaults.non_ip, defaults.inbound, defaults.outbound) == (
             PolicyAction.DISCARD,
             PolicyAction.DISCARD,
@@ -281,9 +288,9 @@ def test_wire_can_be_changed_and_the_old_one_is_given_back() -> None:
         old = world.host.port("eth0")
         await world.adapters.set(SetAdapter(name="left", wire=Wire(kind="netdev", name="jumbo0")))
         assert old.closed
-        assert (left.tap.mtu, left.engine.wire_mtu) == (9000, 9000)
+        assert (tap_of(left).mtu, left.engine.wire_mtu) == (9000, 9000)
         await world.adapters.set(SetAdapter(name="left", wire=Wire(kind="link", name="right")))
-        assert left.tap.mtu == 1500
+        assert tap_of(left).mtu == 1500
         world.host.port("tap0").arrive(FRAME)
         await settle()
         assert [bytes(one.frame) for one in world.host.port("tap1").sent] == [FRAME]
@@ -328,7 +335,7 @@ def test_refused_change_changes_nothing(request_: SetAdapter, field: str) -> Non
         calls = len(world.host.calls)
         await refused(world.adapters.set(replace(request_, non_ip="drop")), field)
         assert len(world.host.calls) == calls
-        assert adapter.engine.defaults.non_ip is PolicyAction.BYPASS
+        assert adapter.require_inline().defaults.non_ip is PolicyAction.BYPASS
         await world.adapters.close()
 
     run(work())
@@ -352,8 +359,8 @@ def test_change_the_system_refuses_is_undone(tmp_path: Path) -> None:
             )
         assert [port.name for port in world.host.open_ports] == ["eth0", "tap0"]
         assert world.adapters.wire_of(adapter) == ETH
-        assert (adapter.tap.mtu, adapter.mtu_fixed, adapter.capture) == (1500, False, None)
-        assert adapter.engine.defaults.non_ip is PolicyAction.BYPASS
+        assert (tap_of(adapter).mtu, adapter.mtu_fixed, adapter.capture) == (1500, False, None)
+        assert adapter.require_inline().defaults.non_ip is PolicyAction.BYPASS
         assert not file.exists()
         await world.adapters.close()
 
@@ -513,10 +520,10 @@ def test_mtu_follows_the_policies_unless_it_is_fixed() -> None:
         left = await world.adapters.add(LEFT)
         fixed = await world.adapters.add(AddAdapter(name="fixed", tap="tap5", mtu=1500))
         for adapter in (left, fixed):
-            adapter.engine.add_policy(TUNNEL)
+            adapter.require_inline().add_policy(TUNNEL)
             await world.adapters.refresh_mtu(adapter)
-        assert left.tap.mtu == left.engine.inner_mtu(1500) < 1500
-        assert fixed.tap.mtu == 1500
+        assert tap_of(left).mtu == left.require_inline().inner_mtu(1500) < 1500
+        assert tap_of(fixed).mtu == 1500
         calls = len(world.host.calls)
         await world.adapters.refresh_mtu(left)
         assert len(world.host.calls) == calls
@@ -530,10 +537,10 @@ def test_mtu_the_kernel_refuses_is_logged_and_nothing_else(caplog: pytest.LogCap
     async def work() -> None:
         world = World()
         left = await world.adapters.add(LEFT)
-        left.engine.add_policy(TUNNEL)
+        left.require_inline().add_policy(TUNNEL)
         world.host.refusals["configure", "tap0"] = PortError("too small for IPv6")
         await world.adapters.refresh_mtu(left)
-        assert left.tap.mtu == 1500
+        assert tap_of(left).mtu == 1500
         assert "too small for IPv6" in caplog.text
         await world.adapters.close()
 

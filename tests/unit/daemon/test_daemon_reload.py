@@ -48,7 +48,7 @@ def test_only_what_differs_is_touched() -> None:
             ("adapter_changed", "right"),
             ("adapter_added", "fourth"),
         ]
-        assert [call[:2] for call in world.host.calls] == [("open_tap", "tap3")]
+        assert [call[:2] for call in world.host.calls] == [("open_tap", "tap3"), ("watch_master", "tap3")]
         for name, adapter in kept.items():
             assert world.adapters.require(name) is adapter
         assert [port.name for port in world.host.open_ports] == ["tap0", "tap1", "tap9", "tap3"]
