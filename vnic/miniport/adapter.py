@@ -11,25 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from vnic.errors import OidError
+from vnic.errors import OidError, RequestError
+from vnic.miniport.abilities import abilities
 from vnic.miniport.admission import Admission
 from vnic.miniport.ciphers import RandomSource
 from vnic.miniport.configuration import Configuration, FeatureState
 from vnic.miniport.counter_keys import CounterKeys
+from vnic.miniport.parser_entries import ParserEntries
 from vnic.miniport.receive import Receiver
+from vnic.miniport.requests import Requests
 from vnic.miniport.sa_table import Bundle, InboundBundle, OutboundBundle, SaTable
 from vnic.miniport.send import Sender
-from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
+from vnic.ndis.capabilities import OffloadCapabilities, OffloadCapabilitiesV1, TaskOffload
+from vnic.ndis.configuration_structs import OffloadParameters
 from vnic.ndis.keywords import Keywords
 from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
-from vnic.ndis.oid import AddSa, DeleteSa, Miniport, OidVersion, SaDoor, UpdateSa
+from vnic.ndis.oid import AddSa, DeleteSa, Miniport, SaDoor, UpdateSa
 from vnic.ndis.oids import OidOperation, OidRequest
 from vnic.ndis.status import IndicationCode, NdisStatus, StatusIndication
-
-if TYPE_CHECKING:
-    from vnic.ndis.offload_structs import OffloadParameters
+from vnic.ndis.v1_structs import AddUdpEspSa, DeleteUdpEspSa
+from vnic.packet.ip import UDP
 
 _ALL_CAPABILITIES = TaskOffload()
 _DEFAULT_KEYWORDS = Keywords()
@@ -91,6 +93,8 @@ class MiniportAdapter(Miniport):
         self._admission = Admission(self.configuration.offered, random_source, self._table)
         self._sender = Sender(self._table)
         self._receiver = Receiver(self._table)
+        self._requests = Requests(self)
+        self._put_off: list[DeleteUdpEspSa] = []
         self._paused = self._resetting = self._removed = self._halted = False
         self._refused: NdisStatus | None = None
         self._configured()
@@ -136,7 +140,7 @@ class MiniportAdapter(Miniport):
         Raises:
             OidError: NOT_SUPPORTED: there is nothing to switch (R51); RESET_IN_PROGRESS, NOT_ACCEPTED.
         """
-        self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
         self.configuration.set_encapsulation(ipv4, ipv6)
         self._configured()
 
@@ -147,8 +151,18 @@ class MiniportAdapter(Miniport):
             OidError: INVALID_DATA: a member is out of range, and nothing was changed (R43); NOT_SUPPORTED
                 (R42); RESET_IN_PROGRESS, NOT_ACCEPTED.
         """
-        self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
         self.configuration.set_parameters(parameters)
+        self._configured()
+
+    def set_tasks(self, v1: OffloadCapabilitiesV1) -> None:
+        """OID_TCP_TASK_OFFLOAD: exactly this much of V1 is on from now on (sheet §3.5).
+
+        Raises:
+            OidError: RESET_IN_PROGRESS, NOT_ACCEPTED.
+        """
+        self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        self.configuration.set_tasks(v1)
         self._configured()
 
     def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
@@ -166,9 +180,13 @@ class MiniportAdapter(Miniport):
 
     def _configured(self) -> None:
         """Hand the configuration to all who work by it."""
-        self._admission.configure(self.configuration.offered)
-        self._sender.configure(self.configuration.current)
-        self._receiver.configure(self.configuration.receiving)
+        configuration = self.configuration
+        ipv4 = configuration.ipv4
+        self._admission.configure(configuration.offered)
+        self._sender.configure(configuration.current, ipv4=ipv4)
+        self._receiver.configure(configuration.receiving, ipv4=ipv4)
+        self._sends = abilities(configuration.current, send=True, ipv4=ipv4)
+        self._receives = abilities(configuration.receiving, send=False, ipv4=ipv4)
 
     # --------------------------------------------------------------------------------- states
 
@@ -190,6 +208,7 @@ class MiniportAdapter(Miniport):
         """MiniportResetEx: requests under way end with REQUEST_ABORTED, SAs stay (R204-R207)."""
         if self._removed or self._halted or self._resetting:
             return
+        self._requests.abort_all()
         self._resetting = True
         self._state_changed()
         self.configuration.indicate(StatusIndication(IndicationCode.RESET_START))
@@ -200,6 +219,11 @@ class MiniportAdapter(Miniport):
             return
         self._resetting = False
         self._state_changed()
+        put_off, self._put_off = self._put_off, []
+        for request in put_off:
+            self._table.delete(request.handle)
+            if request.entry_handle:
+                self._table.parser_entries.remove(request.entry_handle)
         self.configuration.indicate(StatusIndication(IndicationCode.RESET_END))
 
     def pause(self) -> None:
@@ -213,7 +237,12 @@ class MiniportAdapter(Miniport):
         self._state_changed()
 
     def halt(self) -> None:
-        """MiniportHaltEx: forget every SA and its keys (R211, R213)."""
+        """MiniportHaltEx: forget every SA and its keys (R211-R213)."""
+        self._requests.abort_all()
+        for handle, _ in list(self._table.items()):
+            self._table.delete(handle)
+        self._table.parser_entries = ParserEntries(self._table.last_handle)
+        self._put_off.clear()
         self._halted = True
         self._state_changed()
 
@@ -228,31 +257,42 @@ class MiniportAdapter(Miniport):
 
     def remove(self) -> None:
         """Surprise removal: every request is NOT_ACCEPTED from now on (R80), no frame moves."""
+        self._requests.abort_all()
         self._removed = True
         self._state_changed()
 
-    def _check_accepting(self, resetting: NdisStatus) -> None:
+    def check_present(self) -> None:
+        """Refuse every request to a NIC that is gone.
+
+        Raises:
+            OidError: NOT_ACCEPTED (R80).
+        """
+        if self._removed or self._halted:
+            raise OidError(NdisStatus.NOT_ACCEPTED, "the NIC was removed (R80)")
+
+    def check_accepting(self, resetting: NdisStatus) -> None:
         """Refuse a request that comes at the wrong time.
 
         Args:
             resetting: the status during a reset.
 
         Raises:
-            OidError: NOT_ACCEPTED after removal (R80), `resetting` during a reset.
+            OidError: NOT_ACCEPTED after removal (R80), `resetting` during a reset (R115).
         """
-        if self._removed or self._halted:
-            raise OidError(NdisStatus.NOT_ACCEPTED, "the NIC was removed (R80)")
+        if self._refused is None:
+            return
+        self.check_present()
         if self._resetting:
             raise OidError(resetting, "the NIC is being reset; ask again when it is done")
 
     # --------------------------------------------------------------------------------- SAs
 
     def add_sa(self, request: AddSa) -> OffloadHandle:
-        self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
         return self._table.add(self._admission.admit(request))
 
     def update_sa(self, request: UpdateSa) -> None:
-        self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
         element = self._table.element(request.handle, request.operation)
         if element is None or element.spi != request.spi:
             raise OidError(
@@ -281,7 +321,7 @@ class MiniportAdapter(Miniport):
         element.numbers.rebase(request.sequence_number_high_order)
 
     def delete_sa(self, request: DeleteSa) -> None:
-        self._check_accepting(NdisStatus.NOT_ACCEPTED)
+        self.check_accepting(NdisStatus.NOT_ACCEPTED)
         self._table.delete(request.handle)
 
     def request_deletion(self, handle: OffloadHandle) -> None:
@@ -304,30 +344,81 @@ class MiniportAdapter(Miniport):
 
     def offers(self, handle: OffloadHandle) -> bool:
         bundle = self._table.get(handle)
-        return bundle is not None and self._works_on(bundle)
+        if bundle is None:
+            return False
+        able = self._sends if isinstance(bundle, OutboundBundle) else self._receives
+        return able[bundle.oid_version].covers(bundle)
 
     def bundles(self) -> Iterator[tuple[OffloadHandle, Bundle]]:
         """Every bundle with its handle, oldest first."""
         return self._table.items()
 
-    def _works_on(self, bundle: Bundle) -> bool:
-        current = self.configuration.current
-        v6 = bundle.version == 6 if isinstance(bundle, OutboundBundle) else len(bundle.destination) == 16
-        if not v6 and not self.configuration.ipv4:
-            return False
-        if bundle.oid_version is OidVersion.V1:
-            v1 = current.ipsec_v1
-            return bool(v1.encapsulation)
-        v2 = current.ipsec_v2
-        return (
-            (bundle.esp is None or v2.esp)
-            and (bundle.ah is None or v2.ah)
-            and (bundle.esp is None or bundle.ah is None or v2.ah_esp_combined)
-            and (not v6 or v2.ipv6_supported)
-        )
-
     def __len__(self) -> int:
+        """SA bundles it holds."""
         return len(self._table)
+
+    def add_udp_esp_sa(self, request: AddUdpEspSa, door: SaDoor | None = None) -> tuple[OffloadHandle, int]:
+        """OID_TCP_TASK_IPSEC_ADD_UDPESP_SA: add an SA and, inbound, the parser entry it needs (R143-R147).
+
+        Args:
+            door: who takes the SA; None: this NIC itself.
+
+        Returns:
+            Handles of the SA and of its parser entry, the latter as given for an outbound SA (R146).
+
+        Raises:
+            OidError: as `add_sa`; INVALID_DATA: the protocol is not UDP (R142); INVALID_PARAMETER: there is
+                no such parser entry; NOT_SUPPORTED: no such entry can be made.
+        """
+        self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        traffic = request.request.filter
+        if traffic is None or traffic.protocol != UDP:
+            raise OidError(
+                NdisStatus.INVALID_DATA,
+                "UDP-ESP is UDP (R142)",
+                field="Protocol",
+                value=str(traffic.protocol if traffic is not None else 0),
+                allowed=str(UDP),
+            )
+        add = (door or self).add_sa
+        if not request.request.inbound:
+            return add(request.request), request.entry_handle
+        entries = self._table.parser_entries
+        if request.entry_handle:
+            entries.check(request.entry_handle)
+            return add(request.request), request.entry_handle
+        entry, new = entries.add(request.encap_type, request.port)
+        try:
+            return add(request.request), entry
+        except RequestError:
+            if new:
+                entries.remove(entry)
+            raise
+
+    def delete_udp_esp_sa(self, request: DeleteUdpEspSa, door: SaDoor | None = None) -> None:
+        """OID_TCP_TASK_IPSEC_DELETE_UDPESP_SA: delete an SA and, if it is named, a parser entry (R148, R149).
+
+        Raises:
+            OidError: INVALID_PARAMETER: one of them is not there; NOT_ACCEPTED: during a reset, after which
+                both are deleted; until then they are not used (R150, R151).
+        """
+        self.check_present()
+        entries = self._table.parser_entries
+        if request.entry_handle:
+            entries.check(request.entry_handle)
+        if not self._resetting:
+            (door or self).delete_sa(DeleteSa(request.handle))
+            if request.entry_handle:
+                entries.remove(request.entry_handle)
+            return
+        bundle = self._table.get(request.handle)
+        if bundle is not None and all(one.handle != request.handle for one in self._put_off):
+            if isinstance(bundle, InboundBundle):
+                bundle.marked = True
+            if request.entry_handle:
+                entries.mark(request.entry_handle)
+            self._put_off.append(request)
+        raise OidError(NdisStatus.NOT_ACCEPTED, "the NIC is being reset; the SA is deleted when it is done")
 
     def oid_request(self, request: OidRequest, door: SaDoor | None = None) -> OidOperation:
         """Begin a request in binary form; it may be finished at once, and never raises for what it holds.
@@ -335,7 +426,12 @@ class MiniportAdapter(Miniport):
         Args:
             door: who takes the SA requests in it; None: this NIC itself.
         """
-        raise NotImplementedError
+        return self._requests.begin(request, door or self)
+
+    def cancel(self, request_id: int) -> int:
+        """MiniportCancelDirectOidRequest: end the requests under way with this id (R77); 0 names none. Gives
+        how many there were."""
+        return self._requests.cancel(request_id)
 
     # --------------------------------------------------------------------------------- frames
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES
@@ -40,11 +40,18 @@ from vnic.ndis.capabilities import (
     OffloadCapabilitiesV1,
     TaskOffload,
 )
+from vnic.ndis.configuration_structs import (
+    EncapsulationSetting,
+    EncapsulationSwitch,
+    IpsecParameter,
+    OffloadEncapsulation,
+    OffloadParameters,
+    SwitchParameter,
+)
 from vnic.ndis.keywords import V1_IPV4, V2, V2_IPV4, IpsecKeyword, Keywords
+from vnic.ndis.offload_structs import pack_offload
 from vnic.ndis.status import IndicationCode, NdisStatus, StatusIndication
-
-if TYPE_CHECKING:
-    from vnic.ndis.offload_structs import OffloadParameters
+from vnic.packet.ethernet import ETHERNET_LENGTH
 
 HARDWARE_CANNOT = "the hardware cannot"
 
@@ -53,12 +60,23 @@ _MAX_INDICATIONS = 256
 _AH, _ESP, _BOTH, _EITHER = 1, 2, 3, 0
 """What a feature needs switched on, as bits of IpsecKeyword; _EITHER: AH or ESP, whichever there is."""
 
-_LSO_ENABLED = 2
-"""NDIS_OFFLOAD_PARAMETERS_LSOV1_ENABLED and _LSOV2_ENABLED; 1 is disabled, 0 no change."""
+_TRANSMIT_ENABLED = (2, 4)
+"""TX_ENABLED_RX_DISABLED and TX_RX_ENABLED of the checksum members of NDIS_OFFLOAD_PARAMETERS; 1 and 3 are
+off for transmit, 0 is no change."""
 
 LSO_V1 = "*LsoV1IPv4"
 LSO_V2_IPV4 = "*LsoV2IPv4"
 LSO_V2_IPV6 = "*LsoV2IPv6"
+
+_ON = EncapsulationSetting(EncapsulationSwitch.ON, ENCAPSULATION_IEEE_802_3, ETHERNET_LENGTH)
+_OFF = EncapsulationSetting(EncapsulationSwitch.OFF)
+_SWITCHED = {
+    EncapsulationSwitch.NO_CHANGE: None,
+    EncapsulationSwitch.ON: True,
+    EncapsulationSwitch.OFF: False,
+}
+_VLAN_TAG_LENGTH = 4
+_HEADER_SIZES = range(ETHERNET_LENGTH, ETHERNET_LENGTH + 8 * _VLAN_TAG_LENGTH + 1, _VLAN_TAG_LENGTH)
 
 _UDP_ESP_NAMES = (
     (UDP_ESP_TRANSPORT, "udp-transport"),
@@ -252,11 +270,44 @@ class _Settings:
     lso_v1_ipv4: bool
     lso_v2_ipv4: bool
     lso_v2_ipv6: bool
+    checksum_ipv4: bool = True
+    checksum_ipv6: bool = True
+    """Of sends; this NIC checks none on receive."""
 
     @classmethod
     def of(cls, keywords: Keywords) -> _Settings:
         lso = keywords.lso
         return cls(keywords.v1_ipv4, keywords.v2, keywords.v2_ipv4, lso, lso, lso)
+
+    def changed(self, parameters: OffloadParameters) -> _Settings:
+        """After OFFLOAD_PARAMETERS: an IPsec value is the keyword's plus one, and 0 is no change (R48)."""
+
+        def ipsec(value: int, before: IpsecKeyword) -> IpsecKeyword:
+            return IpsecKeyword(value - 1) if value else before
+
+        def lso(value: int, before: bool) -> bool:
+            return value == SwitchParameter.ENABLED if value else before
+
+        def checksum(before: bool, *values: int) -> bool:
+            """One switch for what NDIS has several of: off with any of them, on when all set are on."""
+            given = [value in _TRANSMIT_ENABLED for value in values if value]
+            return all(given) if given else before
+
+        return _Settings(
+            ipsec(parameters.ipsec_v1, self.v1_ipv4),
+            ipsec(parameters.ipsec_v2, self.v2),
+            ipsec(parameters.ipsec_v2_ipv4, self.v2_ipv4),
+            lso(parameters.lso_v1, self.lso_v1_ipv4),
+            lso(parameters.lso_v2_ipv4, self.lso_v2_ipv4),
+            lso(parameters.lso_v2_ipv6, self.lso_v2_ipv6),
+            checksum(
+                self.checksum_ipv4,
+                parameters.ipv4_checksum,
+                parameters.tcp_ipv4_checksum,
+                parameters.udp_ipv4_checksum,
+            ),
+            checksum(self.checksum_ipv6, parameters.tcp_ipv6_checksum, parameters.udp_ipv6_checksum),
+        )
 
     def keywords(self) -> Keywords:
         lso = self.lso_v1_ipv4 and self.lso_v2_ipv4 and self.lso_v2_ipv6
@@ -321,7 +372,12 @@ class Configuration:
                 self._registry, v1_ipv4=keywords.v1_ipv4, v2=keywords.v2, v2_ipv4=keywords.v2_ipv4
             )
         else:
-            self._registry = _Settings.of(keywords)
+            before = self._registry
+            self._registry = replace(
+                _Settings.of(keywords),
+                checksum_ipv4=before.checksum_ipv4,
+                checksum_ipv6=before.checksum_ipv6,
+            )
 
     def restart(self) -> None:
         """Read the registry again (R40); nothing is active before OID_OFFLOAD_ENCAPSULATION (R55)."""
@@ -331,6 +387,11 @@ class Configuration:
         self._received_v1 = self._received_v2 = IpsecKeyword.DISABLED
         self._tasks = None
         self._changed()
+
+    @property
+    def encapsulation(self) -> OffloadEncapsulation:
+        """What OID_OFFLOAD_ENCAPSULATION has set, as a query of it answers."""
+        return OffloadEncapsulation(*(_ON if on else _OFF for on in (self.ipv4, self._ipv6)))
 
     def set_encapsulation(self, ipv4: bool | None, ipv6: bool | None) -> None:
         """Switch all configured offloads of a family on or off (R54, R57); None leaves it as it is.
@@ -355,37 +416,22 @@ class Configuration:
                 this NIC offloads nothing (R42).
         """
         self._check_offloads()
-        for member, value, most in (
-            ("IPsecV1", parameters.ipsec_v1, 4),
-            ("IPsecV2", parameters.ipsec_v2, 4),
-            ("IPsecV2IPv4", parameters.ipsec_v2_ipv4, 4),
-            ("LsoV1", parameters.lso_v1, 2),
-            ("LsoV2IPv4", parameters.lso_v2_ipv4, 2),
-            ("LsoV2IPv6", parameters.lso_v2_ipv6, 2),
-        ):
-            if not 0 <= value <= most:
-                raise OidError(
-                    NdisStatus.INVALID_DATA,
-                    "no such setting (R43)",
-                    field=member,
-                    value=str(value),
-                    allowed=f"0 to {most}, 0 for no change",
-                )
+        _check_parameters(parameters)
         if not parameters.skip_registry_update:
-            self._registry = _changed_settings(self._registry, parameters)
-        self._settings = _changed_settings(self._settings, parameters)
+            self._registry = self._registry.changed(parameters)
+        self._settings = self._settings.changed(parameters)
         self._received_v1 = IpsecKeyword(self._received_v1 & self._settings.v1_ipv4)
         self._received_v2 = IpsecKeyword(self._received_v2 & self._v2())
         self._work_out()
         self.indicate_current()
 
-    def set_tasks(self, tasks: TaskOffload) -> None:
-        """OID_TCP_TASK_OFFLOAD: exactly these are on now, for IPv4, and no others."""
+    def set_tasks(self, v1: OffloadCapabilitiesV1) -> None:
+        """OID_TCP_TASK_OFFLOAD: only this is on from now on; the next OID_OFFLOAD_ENCAPSULATION ends it."""
         self._encapsulation_set = True
         self.ipv4 = True
         self._ipv6 = False
         self._received_v1, self._received_v2 = self._settings.v1_ipv4, IpsecKeyword.DISABLED
-        self._tasks = tasks
+        self._tasks = replace(NO_TASK_OFFLOAD, ipsec_v1=v1)
         self._work_out()
         self.indicate_current()
 
@@ -411,9 +457,7 @@ class Configuration:
 
     def indicate_current(self) -> None:
         """Tell everybody above what the NIC does now (R46, R54, R61, R62)."""
-        from vnic.ndis.offload_structs import pack_offload
-
-        buffer = bytes(pack_offload(self.current))
+        buffer = pack_offload(self.current)
         self.indicate(StatusIndication(IndicationCode.TASK_OFFLOAD_CURRENT_CONFIG, buffer))
 
     def indicate(self, indication: StatusIndication) -> None:
@@ -450,7 +494,7 @@ class Configuration:
 
     def _built(self, able: set[_Feature]) -> TaskOffload:
         """The part of the hardware that these rows make up."""
-        values: dict[str, dict[str, int | bool]] = {part: {} for part in _NO_PART}
+        values: dict[str, dict[str, Any]] = {part: {} for part in _NO_PART}
         for feature in _FEATURES:
             part = values[feature.part]
             has = feature in able and _has(self.hardware, feature)
@@ -488,7 +532,9 @@ class Configuration:
             )
         if feature.part == "large_send":
             return self._lso_reason(feature.family)
-        return ""
+        settings = self._settings
+        on = settings.checksum_ipv4 if feature.family == 4 else settings.checksum_ipv6
+        return "" if on else "OID_TCP_OFFLOAD_PARAMETERS has switched it off"
 
     def _keyword_reason(self, keyword: str, value: IpsecKeyword, needs: int, hardware: int) -> str:
         able = value & hardware
@@ -544,24 +590,62 @@ class Configuration:
             raise OidError(NdisStatus.NOT_SUPPORTED, "this NIC has no task offload (R42, R51)")
 
 
+def _check_parameters(parameters: OffloadParameters) -> None:
+    for most, members in (
+        (max(IpsecParameter), ("ipsec_v1", "ipsec_v2", "ipsec_v2_ipv4")),
+        (max(SwitchParameter), ("lso_v1", "lso_v2_ipv4", "lso_v2_ipv6")),
+        (
+            max(_TRANSMIT_ENABLED),
+            (
+                "ipv4_checksum",
+                "tcp_ipv4_checksum",
+                "udp_ipv4_checksum",
+                "tcp_ipv6_checksum",
+                "udp_ipv6_checksum",
+            ),
+        ),
+    ):
+        for member in members:
+            value = getattr(parameters, member)
+            if not 0 <= value <= most:
+                raise OidError(
+                    NdisStatus.INVALID_DATA,
+                    "no such setting (R43)",
+                    field=member,
+                    value=str(int(value)),
+                    allowed=f"0 (no change) to {int(most)}",
+                )
+
+
+def check_encapsulation(wanted: OffloadEncapsulation) -> tuple[bool | None, bool | None]:
+    """Give what to do with IPv4 and IPv6; None leaves it as it is.
+
+    Raises:
+        OidError: INVALID_PARAMETER: on, but not with Ethernet, which is all that any offload here supports
+            (R52, R53).
+    """
+    for family, setting in (("IPv4", wanted.ipv4), ("IPv6", wanted.ipv6)):
+        if setting.enabled is not EncapsulationSwitch.ON:
+            continue
+        if setting.encapsulation_type != ENCAPSULATION_IEEE_802_3:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "no offload of this NIC supports that encapsulation (R53)",
+                field=f"{family}.EncapsulationType",
+                value=f"{setting.encapsulation_type:#x}",
+                allowed=f"{ENCAPSULATION_IEEE_802_3:#x} (IEEE 802.3)",
+            )
+        if setting.header_size not in _HEADER_SIZES:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "not the length of an Ethernet header",
+                field=f"{family}.HeaderSize",
+                value=str(setting.header_size),
+                allowed=f"{ETHERNET_LENGTH}, or {_VLAN_TAG_LENGTH} more for each VLAN tag",
+            )
+    ipv4, ipv6 = (_SWITCHED[setting.enabled] for setting in (wanted.ipv4, wanted.ipv6))
+    return ipv4, ipv6
+
+
 def _operations(ah: bool, esp: bool) -> int:
     return (_AH if ah else 0) | (_ESP if esp else 0)
-
-
-def _changed_settings(settings: _Settings, parameters: OffloadParameters) -> _Settings:
-    """The settings after OFFLOAD_PARAMETERS; a value is the keyword's plus one, 0 no change (R48)."""
-
-    def ipsec(value: int, before: IpsecKeyword) -> IpsecKeyword:
-        return IpsecKeyword(value - 1) if value else before
-
-    def lso(value: int, before: bool) -> bool:
-        return value == _LSO_ENABLED if value else before
-
-    return _Settings(
-        ipsec(parameters.ipsec_v1, settings.v1_ipv4),
-        ipsec(parameters.ipsec_v2, settings.v2),
-        ipsec(parameters.ipsec_v2_ipv4, settings.v2_ipv4),
-        lso(parameters.lso_v1, settings.lso_v1_ipv4),
-        lso(parameters.lso_v2_ipv4, settings.lso_v2_ipv4),
-        lso(parameters.lso_v2_ipv6, settings.lso_v2_ipv6),
-    )
