@@ -111,7 +111,7 @@ def read_task_offload(buffer: Buffer) -> TaskList:
     if size != TASK_OFFLOAD_HEADER.size:
         raise _wrong_length("Size", size, TASK_OFFLOAD_HEADER.size)
     ipsec: OffloadCapabilitiesV1 | None = None
-    listed: list[int] = []
+    listed: dict[int, None] = {}
     end = _HEADER.size
     limit = len(buffer)
     while offset:
@@ -123,7 +123,7 @@ def read_task_offload(buffer: Buffer) -> TaskList:
         _require_version(TASK_OFFLOAD, version)
         if task in listed:
             refuse("a task is listed twice", "Task", task, "each task once")
-        listed.append(task)
+        listed[task] = None
         begin = offset + _TASK.size
         end = begin + length
         if end > limit and length > TASK_IPSEC.size:
