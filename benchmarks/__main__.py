@@ -62,6 +62,13 @@ def line(result: Result) -> str:
             f"{result['rtt_us']:.0f} µs beside {result['reference_rtt_us']:.0f} of a bare relay: "
             f"{result['added_us']:+.0f} µs"
         )
+    if "lists" in result:
+        return start + "; ".join(
+            f"{door}: {one['add_per_s']:,} SAs/s ({one['add_per_cpu_s']:,} on a core of its own), "
+            f"{one['bytes_per_sa']:,} bytes each of {result['count']:,}, "
+            f"{100 * one['left_ratio'] - 100:+.1f} % memory left"
+            for door, one in ((door, result[door]) for door in ("lists", "calls"))
+        )
     return start + f"{result['cpu_percent']:.2f} % of a core, {result['resident_mib']:.1f} MiB resident"
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.sas import measure
 from scripts.lab import (
     ADDRESS,
     CONGESTION_CONTROL,
@@ -41,15 +42,17 @@ WARM_UP_PINGS = 10
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure. Throughput is the median of `rounds`, a round trip that of `pings`."""
+    """How long to measure. Throughput is the median of `rounds`, a round trip that of `pings`; a table is
+    filled with `sas`."""
 
     rounds: int
     seconds: float
     pings: int
+    sas: int
 
 
-QUICK = Effort(rounds=3, seconds=2.0, pings=1000)
-FULL = Effort(rounds=5, seconds=5.0, pings=10_000)
+QUICK = Effort(rounds=3, seconds=2.0, pings=1000, sas=20_000)
+FULL = Effort(rounds=5, seconds=5.0, pings=10_000, sas=100_000)
 
 CBC128_SHA1 = (Algorithm("enc", "cbc(aes)", 16), Algorithm("auth", "hmac(sha1)", 20))
 CBC256_SHA256 = (Algorithm("enc", "cbc(aes)", 32), Algorithm("auth-trunc", "hmac(sha256)", 32, 128))
@@ -145,10 +148,20 @@ def idle(name: str, effort: Effort) -> Result:
         }
 
 
+def sas(name: str, effort: Effort) -> Result:
+    """How fast a NIC is filled and emptied by either door, and what that costs in memory."""
+    with Lab("vbench") as lab:
+        lab.make_namespaces()
+        lab.start_daemon()
+        lab.make_adapters()
+        return {"case": name, "engine": engine(lab), **measure(lab, effort.sas)}
+
+
 CASES: dict[str, Callable[[str, Effort], Result]] = {
     **dict.fromkeys(THROUGHPUT, throughput),
     "ping-rtt": ping_rtt,
     "idle": idle,
+    "sas": sas,
 }
 """In the order in which they run."""
 
