@@ -10,11 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
-ENTRIES = [*(SCRIPTS / name for name in ("setup", "check", "test", "demo", "bench")), ROOT / ".ci" / "run"]
+ENTRIES = [
+    *(SCRIPTS / name for name in ("setup", "check", "test", "demo", "bench", "fuzz")),
+    ROOT / ".ci" / "run",
+]
 
 STAMP = ROOT / ".venv" / "vnic-setup.stamp"
 made_by_setup = pytest.mark.skipif(
-    not (STAMP.exists() and STAMP.read_text().endswith(" full\n")),
+    not (STAMP.exists() and STAMP.read_text().endswith((" full\n", " fuzz\n"))),
     reason="the environment was not made by scripts/setup",
 )
 
@@ -97,7 +100,11 @@ def test_without_tun_device_the_entry_says_what_to_do(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "allowed"),
-    [(["setup", "everything"], "demo, bench, check, test"), (["check", "--quick"], "--fix, --static")],
+    [
+        (["setup", "everything"], "demo, bench, check, test, fuzz"),
+        (["check", "--quick"], "--fix, --static"),
+        (["fuzz", "everything"], "receive oid nbl"),
+    ],
 )
 def test_unknown_word_is_named_with_what_is_allowed(command: list[str], allowed: str) -> None:
     done = run([SCRIPTS / command[0], command[1]])
