@@ -94,7 +94,7 @@ class MiniportAdapter(Miniport):
         self._sender = Sender(self._table)
         self._receiver = Receiver(self._table)
         self._requests = Requests(self)
-        self._put_off: list[DeleteUdpEspSa] = []
+        self._put_off: list[tuple[DeleteUdpEspSa, SaDoor]] = []
         self._paused = self._resetting = self._removed = self._halted = False
         self._refused: NdisStatus | None = None
         self._configured()
@@ -220,8 +220,8 @@ class MiniportAdapter(Miniport):
         self._resetting = False
         self._state_changed()
         put_off, self._put_off = self._put_off, []
-        for request in put_off:
-            self._table.delete(request.handle)
+        for request, door in put_off:
+            door.delete_sa(DeleteSa(request.handle))
             if request.entry_handle:
                 self._table.parser_entries.remove(request.entry_handle)
         self.configuration.indicate(StatusIndication(IndicationCode.RESET_END))
@@ -412,12 +412,12 @@ class MiniportAdapter(Miniport):
                 entries.remove(request.entry_handle)
             return
         bundle = self._table.get(request.handle)
-        if bundle is not None and all(one.handle != request.handle for one in self._put_off):
+        if bundle is not None and all(one.handle != request.handle for one, _ in self._put_off):
             if isinstance(bundle, InboundBundle):
                 bundle.marked = True
             if request.entry_handle:
                 entries.mark(request.entry_handle)
-            self._put_off.append(request)
+            self._put_off.append((request, door or self))
         raise OidError(NdisStatus.NOT_ACCEPTED, "the NIC is being reset; the SA is deleted when it is done")
 
     def oid_request(self, request: OidRequest, door: SaDoor | None = None) -> OidOperation:

@@ -4,8 +4,9 @@ Law: one table, `_FEATURES`, says of every capability what it needs besides the 
 configuration is worked out from it, and so is every reason that `features` gives; admission and the data
 path read the result and nothing else. Values and a queue of indications: no SA, no packet.
 
-    hardware ∩ keywords or OID_TCP_OFFLOAD_PARAMETERS ∩ OID_TCP_TASK_OFFLOAD     offered: an SA may be added
-             ∩ OID_OFFLOAD_ENCAPSULATION ∩ not below a load-balancing master     current: it is worked on
+    hardware ∩ keywords, or OID_TCP_OFFLOAD_PARAMETERS since                     offered: an SA may be added
+             ∩ OID_OFFLOAD_ENCAPSULATION, or OID_TCP_TASK_OFFLOAD since          current: it is worked on
+             ∩ not below a load-balancing master
              ∩ switched on before the last OID_OFFLOAD_ENCAPSULATION (R47)       receiving
 
 Source: sheet §2, §3; R3, R18, R20-R29, R35, R38-R63.
@@ -56,6 +57,7 @@ from vnic.packet.ethernet import ETHERNET_LENGTH
 HARDWARE_CANNOT = "the hardware cannot"
 
 _MAX_INDICATIONS = 256
+_MAX_U32 = 0xFFFFFFFF
 
 _AH, _ESP, _BOTH, _EITHER = 1, 2, 3, 0
 """What a feature needs switched on, as bits of IpsecKeyword; _EITHER: AH or ESP, whichever there is."""
@@ -67,6 +69,15 @@ off for transmit, 0 is no change."""
 LSO_V1 = "*LsoV1IPv4"
 LSO_V2_IPV4 = "*LsoV2IPv4"
 LSO_V2_IPV6 = "*LsoV2IPv6"
+_KEYWORDS = {
+    V1_IPV4: "v1_ipv4",
+    V2: "v2",
+    V2_IPV4: "v2_ipv4",
+    LSO_V1: "lso_v1_ipv4",
+    LSO_V2_IPV4: "lso_v2_ipv4",
+    LSO_V2_IPV6: "lso_v2_ipv6",
+}
+"""Members of `_Settings`."""
 
 _ON = EncapsulationSetting(EncapsulationSwitch.ON, ENCAPSULATION_IEEE_802_3, ETHERNET_LENGTH)
 _OFF = EncapsulationSetting(EncapsulationSwitch.OFF)
@@ -94,7 +105,7 @@ class FeatureState:
     hardware: bool
     enabled: bool
     reason: str
-    """Why it is off; "" when it is on."""
+    """Why it is off, or what it still waits for; "" when it is on."""
 
 
 class _Feature(NamedTuple):
@@ -110,16 +121,19 @@ class _Feature(NamedTuple):
     """4 or 6: needs that family's encapsulation on; 0: either."""
 
 
+def _common_rows(part: str, name: str) -> Iterator[_Feature]:
+    yield _Feature(name, part, "encapsulation", ENCAPSULATION_IEEE_802_3)
+    yield _Feature(f"{name}-vlan", part, "encapsulation", ENCAPSULATION_IEEE_802_3_P_AND_Q)
+    yield _Feature(f"{name}-ah-esp", part, "ah_esp_combined", needs=_BOTH)
+    yield _Feature(f"{name}-transport-tunnel", part, "transport_tunnel_combined")
+    yield _Feature(f"{name}-ipv4-options", part, "ipv4_options", family=4)
+    for bit, kind in _UDP_ESP_NAMES:
+        yield _Feature(f"{name}-{kind}", part, "udp_esp", bit, _ESP)
+
+
 def _rows() -> Iterator[_Feature]:
-    for part, name in (("ipsec_v2", "ipsec-v2"), ("ipsec_v1", "ipsec-v1")):
-        yield _Feature(name, part, "encapsulation", ENCAPSULATION_IEEE_802_3)
-        yield _Feature(f"{name}-vlan", part, "encapsulation", ENCAPSULATION_IEEE_802_3_P_AND_Q)
-        yield _Feature(f"{name}-ah-esp", part, "ah_esp_combined", needs=_BOTH)
-        yield _Feature(f"{name}-transport-tunnel", part, "transport_tunnel_combined")
-        yield _Feature(f"{name}-ipv4-options", part, "ipv4_options", family=4)
-        for bit, kind in _UDP_ESP_NAMES:
-            yield _Feature(f"{name}-{kind}", part, "udp_esp", bit, _ESP)
     part, name = "ipsec_v2", "ipsec-v2"
+    yield from _common_rows(part, name)
     yield _Feature(f"{name}-ipv6", part, "ipv6_supported", family=6)
     yield _Feature(f"{name}-ipv6-extension-headers", part, "ipv6_non_ipsec_extension_headers", family=6)
     yield _Feature(f"{name}-ah", part, "ah", needs=_AH)
@@ -135,6 +149,7 @@ def _rows() -> Iterator[_Feature]:
         bit = encryption.ndis_identifier
         yield _Feature(f"{name}-encr-{encryption.name}", part, "encryption_algorithms", bit, _ESP)
     part, name = "ipsec_v1", "ipsec-v1"
+    yield from _common_rows(part, name)
     yield _Feature(f"{name}-md5", part, "ah_md5")
     yield _Feature(f"{name}-sha1", part, "ah_sha1")
     for member in ("transport", "tunnel", "send", "receive"):
@@ -184,6 +199,18 @@ def check_hardware(hardware: TaskOffload) -> TaskOffload:
                 field=field,
                 value=f"{value:#x}",
                 allowed=f"bits of {able:#x}",
+            )
+    for field, value in (
+        ("sa_offload_capacity", v2.sa_offload_capacity),
+        ("max_offload_size", hardware.large_send.max_offload_size),
+        ("min_segment_count", hardware.large_send.min_segment_count),
+    ):
+        if not 0 <= value <= _MAX_U32:
+            raise RequestError(
+                "the structure has no room for that number",
+                field=field,
+                value=str(value),
+                allowed=f"0 to {_MAX_U32}",
             )
     v2 = _consistent_v2(v2, hardware)
     v1 = _consistent_v1(v1)
@@ -399,7 +426,7 @@ class Configuration:
         Raises:
             OidError: NOT_SUPPORTED: this NIC offloads nothing (R51).
         """
-        self._check_offloads()
+        self.check_offloads()
         self._encapsulation_set = True
         self.ipv4 = self.ipv4 if ipv4 is None else ipv4
         self._ipv6 = self._ipv6 if ipv6 is None else ipv6
@@ -415,7 +442,7 @@ class Configuration:
             OidError: INVALID_DATA: a member is out of range, and nothing was changed (R43); NOT_SUPPORTED:
                 this NIC offloads nothing (R42).
         """
-        self._check_offloads()
+        self.check_offloads()
         _check_parameters(parameters)
         if not parameters.skip_registry_update:
             self._registry = self._registry.changed(parameters)
@@ -452,7 +479,10 @@ class Configuration:
         for feature in _FEATURES:
             hardware = _has(self.hardware, feature)
             reason = self._withheld(feature) or self._inactive(feature) if hardware else HARDWARE_CANNOT
-            states.append(FeatureState(feature.name, hardware, not reason, reason))
+            enabled = not reason
+            if enabled and self._awaits(feature):
+                reason = "receive waits for OID_OFFLOAD_ENCAPSULATION (R47)"
+            states.append(FeatureState(feature.name, hardware, enabled, reason))
         return states
 
     def indicate_current(self) -> None:
@@ -536,20 +566,30 @@ class Configuration:
         on = settings.checksum_ipv4 if feature.family == 4 else settings.checksum_ipv6
         return "" if on else "OID_TCP_OFFLOAD_PARAMETERS has switched it off"
 
+    def _until(self, keyword: str) -> str:
+        """A remark, when the registry says otherwise by now."""
+        member = _KEYWORDS[keyword]
+        if getattr(self._settings, member) == getattr(self._registry, member):
+            return ""
+        return " until the adapter restarts"
+
     def _keyword_reason(self, keyword: str, value: IpsecKeyword, needs: int, hardware: int) -> str:
+        """Why a keyword keeps what needs these operations off, or ""; `hardware`: those it can do."""
         able = value & hardware
         if (able & needs == needs) if needs else able:
             return ""
-        return f"keyword {keyword} is {value.value} ({value.name.replace('_', ' ')})"
+        return f"keyword {keyword} is {value.value} ({value.name.replace('_', ' ')}){self._until(keyword)}"
 
     def _lso_reason(self, family: int = 0) -> str:
         settings = self._settings
-        off4 = [
-            f"keyword {name} is 0 (DISABLED)"
-            for name, on in ((LSO_V1, settings.lso_v1_ipv4), (LSO_V2_IPV4, settings.lso_v2_ipv4))
-            if not on
-        ]
-        off6 = [] if settings.lso_v2_ipv6 else [f"keyword {LSO_V2_IPV6} is 0 (DISABLED)"]
+        off4, off6 = (
+            [
+                f"keyword {name} is 0 (DISABLED){self._until(name)}"
+                for name in names
+                if not getattr(settings, _KEYWORDS[name])
+            ]
+            for names in ((LSO_V1, LSO_V2_IPV4), (LSO_V2_IPV6,))
+        )
         if family == 4:
             return next(iter(off4), "")
         if family == 6:
@@ -585,7 +625,12 @@ class Configuration:
             return False
         return able & feature.needs != feature.needs if feature.needs else not able
 
-    def _check_offloads(self) -> None:
+    def check_offloads(self) -> None:
+        """Refuse to configure a NIC without any task offload.
+
+        Raises:
+            OidError: NOT_SUPPORTED (R42, R51).
+        """
         if self.hardware == NO_TASK_OFFLOAD:
             raise OidError(NdisStatus.NOT_SUPPORTED, "this NIC has no task offload (R42, R51)")
 

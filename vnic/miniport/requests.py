@@ -33,6 +33,7 @@ from vnic.ndis.oid import DeleteSa, SaDoor
 from vnic.ndis.oids import Oid, OidOperation, OidRequest, OidResult, RequestType
 from vnic.ndis.status import NdisStatus
 from vnic.ndis.structs import (
+    ADD_SA_EX,
     StructError,
     add_sa_entries,
     delete_sa_entries,
@@ -159,7 +160,7 @@ class _ListOperation(ABC):
             status,
             bytes(self._buffer),
             bytes_read=len(self._buffer) if status is NdisStatus.SUCCESS else 0,
-            supported_revision=_REVISION_1,
+            supported_revision=_REVISION_1 if status is NdisStatus.SUCCESS else 0,
             message=error.message if error else "",
             field=error.field if error else "",
             value=error.value if error else "",
@@ -170,7 +171,15 @@ class _ListOperation(ABC):
 class _AddOperation(_ListOperation):
     """ADD_SA: it succeeds if one entry does (R89); a failed one gets the handle NULL (R91)."""
 
-    _handles: list[OffloadHandle]
+    def __init__(
+        self,
+        request: OidRequest,
+        door: SaDoor,
+        entries: list[int],
+        finished: Callable[[_ListOperation], None],
+    ) -> None:
+        super().__init__(request, door, entries, finished)
+        self._handles: list[OffloadHandle] = []
 
     def _work(self, entries: list[int]) -> None:
         buffer, add = self._buffer, self._door.add_sa
@@ -183,16 +192,6 @@ class _AddOperation(_ListOperation):
             else:
                 self._handles.append(handle)
             write_add_sa_handle(buffer, offset, handle)
-
-    def __init__(
-        self,
-        request: OidRequest,
-        door: SaDoor,
-        entries: list[int],
-        finished: Callable[[_ListOperation], None],
-    ) -> None:
-        super().__init__(request, door, entries, finished)
-        self._handles = []
 
     def _take_back(self) -> None:
         for handle in self._handles:
@@ -325,10 +324,11 @@ class Requests:
 
     def _add_ex(self, request: OidRequest, door: SaDoor) -> OidResult:
         buffer = request.information_buffer
-        added = read_add_sa_ex(buffer)
         try:
-            handle = door.add_sa(added)
+            handle = door.add_sa(read_add_sa_ex(buffer))
         except RequestError as error:
+            if len(buffer) < ADD_SA_EX.size:
+                raise
             write_add_sa_ex_handle(buffer, _NO_HANDLE)
             return replace(refused(error), information_buffer=bytes(buffer))
         write_add_sa_ex_handle(buffer, handle)
@@ -362,6 +362,7 @@ class Requests:
     # --------------------------------------------------------------------------------- configuration
 
     def _set_parameters(self, request: OidRequest, door: SaDoor) -> OidResult:
+        self._nic.configuration.check_offloads()
         parameters = read_offload_parameters(request.information_buffer)
         self._nic.set_parameters(parameters)
         return _taken(request.information_buffer, parameters.revision)
@@ -370,6 +371,7 @@ class Requests:
         return bytes(pack_offload_encapsulation(self._nic.configuration.encapsulation))
 
     def _set_encapsulation(self, request: OidRequest, door: SaDoor) -> OidResult:
+        self._nic.configuration.check_offloads()
         wanted = read_offload_encapsulation(request.information_buffer)
         self._nic.set_encapsulation(*check_encapsulation(wanted))
         return _taken(request.information_buffer)
