@@ -179,7 +179,7 @@ class Sa:
             length = -(-(12 + self.iv_length + self.icv_length) // alignment) * alignment
             fixed = struct.pack(">BBHII", next_header, length // 4 - 2, 0, self.spi, sequence & 0xFFFFFFFF)
             return fixed + bytes(length - 12) + payload
-        pad = -(len(payload) + 2) % self.block_length + more_padding
+        pad = self.pad_length(len(payload)) + more_padding
         return (
             struct.pack(">II", self.spi, sequence & 0xFFFFFFFF)
             + bytes(self.iv_length)
@@ -188,6 +188,10 @@ class Sa:
             + bytes((pad, next_header))
             + bytes(self.icv_length)
         )
+
+    def pad_length(self, length: int) -> int:
+        """Padding behind an ESP payload of `length` bytes."""
+        return -(length + 2) % self.block_length
 
     @property
     def header_length(self) -> int:
@@ -320,12 +324,17 @@ class Framed:
     text: int
     """What ESP or AH protects."""
     payload: bytes
+    next_header: int
+    pad_length: int
+    """0 without ESP."""
 
     def info(self, handle: OffloadHandle) -> TransmitInfo:
         return transmit(
             handle,
             ah_offset=self.ah - self.ip if self.ah else 0,
             esp_offset=self.esp - self.ip if self.esp else 0,
+            next_header=self.next_header,
+            pad_length=self.pad_length,
         )
 
 
@@ -343,8 +352,10 @@ def framed(
     members = sas if isinstance(sas, tuple) else (sas,)
     packet = payload
     protocol = next_header
-    ah_length = esp_length = 0
+    ah_length = esp_length = pad_length = 0
     for sa in members:
+        if sa.operation is Operation.ESP:
+            pad_length = sa.pad_length(len(packet))
         packet = sa.wrap(packet, protocol, sequence, alignment=alignment)
         if sa.operation is Operation.ESP:
             protocol = ESP
@@ -362,6 +373,8 @@ def framed(
         start + ah_length if esp_length else 0,
         start + ah_length + esp_length,
         payload,
+        next_header,
+        pad_length,
     )
 
 

@@ -18,6 +18,7 @@ from nic_frames import (
     V6,
     Framed,
     Nic,
+    Sa,
     ah,
     esp,
     ethernet,
@@ -38,9 +39,10 @@ PAYLOAD = udp(b"what the host sends")
 BUNDLE = (GCM, AH_SHA256)
 
 
-def refused(nic: Nic, frame: bytes, handle: OffloadHandle, **offsets: Any) -> bool:
-    buffer = nic.seal(frame, transmit(handle, **offsets))
-    return buffer.status is NdisStatus.FAILURE
+def refused(nic: Nic, frame: bytes, handle: OffloadHandle, sa: Sa = GCM, **offsets: Any) -> bool:
+    """Whether the NIC refuses a frame whose trailer is that of PAYLOAD under `sa`."""
+    info = transmit(handle, pad_length=sa.pad_length(len(PAYLOAD)), **offsets)
+    return nic.seal(frame, info).status is NdisStatus.FAILURE
 
 
 @pytest.mark.rule(4, 8)
@@ -69,12 +71,29 @@ def test_frame_without_transmit_info_stays_as_it_is() -> None:
 
 
 @pytest.mark.rule(165)
-@pytest.mark.parametrize("handle", [0, 2, 99, -1])
+@pytest.mark.parametrize("handle", [2, 99, -1])
 def test_unknown_handle_fails_the_send(handle: int) -> None:
     nic = Nic()
     assert nic.add(GCM) == 1
     one = framed(GCM, PAYLOAD)
     assert nic.seal(one.frame, one.info(OffloadHandle(handle))).status is NdisStatus.FAILURE
+
+
+@pytest.mark.rule(164)
+def test_handle_zero_leaves_the_frame_as_it_is() -> None:
+    nic = Nic()
+    nic.add(GCM)
+    one = framed(GCM, PAYLOAD)
+    buffer = nic.seal(one.frame, one.info(NO_HANDLE))
+    assert (buffer.status, buffer.frame) == (NdisStatus.SUCCESS, one.frame)
+
+
+def test_tunnel_handle_without_an_offload_handle_fails_the_send() -> None:
+    # The driver wants a tunnel; sending the frame as it is would be in clear.
+    nic = Nic()
+    one = framed(GCM, PAYLOAD)
+    info = one.info(NO_HANDLE)._replace(tunnel_handle=nic.add(GCM, portion=Mode.TUNNEL))
+    assert nic.seal(one.frame, info).status is NdisStatus.FAILURE
 
 
 @pytest.mark.rule(165)
@@ -170,6 +189,7 @@ def test_transport_inside_tunnel_is_sealed_and_opened_portion_by_portion(
         tunnel=handles[1],
         ah_offset=shift + inside.ah - 14 if inside.ah else 0,
         esp_offset=shift + inside.esp - 14 if inside.esp else 0,
+        pad_length=inside.pad_length,
     )
     buffer = ours.seal(frame, info)
     assert buffer.status is NdisStatus.SUCCESS
@@ -181,12 +201,17 @@ def test_transport_inside_tunnel_is_sealed_and_opened_portion_by_portion(
     assert opened[text : text + len(PAYLOAD)] == PAYLOAD
 
 
+def where(inside: Framed, around: Framed) -> dict[str, int]:
+    """Header information of an ESP transport portion inside a tunnel portion."""
+    return {"esp_offset": around.text - 14 + inside.esp - 14, "pad_length": inside.pad_length}
+
+
 def test_transport_inside_tunnel_needs_the_capability() -> None:
     nic = Nic.able(transport_tunnel_combined=False)
     frame, inside, around = both_portions(INSIDE["esp"], PORTIONS["esp"], V4, INNER_V4)
     transport = nic.add(INSIDE["esp"], INNER_V4)
     tunnel = nic.add(PORTIONS["esp"], V4)
-    info = transmit(transport, tunnel=tunnel, esp_offset=around.text - 14 + inside.esp - 14)
+    info = transmit(transport, tunnel=tunnel, **where(inside, around))
     assert nic.seal(frame, info).status is NdisStatus.FAILURE
 
 
@@ -201,7 +226,7 @@ def test_unknown_handle_of_either_portion_fails_the_send(wrong: str) -> None:
         "tunnel": (transport, OffloadHandle(70)),
         "swapped": (tunnel, transport),
     }[wrong]
-    info = transmit(handles[0], tunnel=handles[1], esp_offset=around.text - 14 + inside.esp - 14)
+    info = transmit(handles[0], tunnel=handles[1], **where(inside, around))
     assert nic.seal(frame, info).status is NdisStatus.FAILURE
 
 
@@ -228,7 +253,7 @@ def test_offsets_count_from_the_ip_header_also_behind_vlan_tags_and_options() ->
     theirs.add(GCM, inbound=True)
     packet = ipv4(*V4, 50, GCM.wrap(PAYLOAD, UDP), options=b"\x94\x04\x00\x00")
     frame = ethernet(packet, tags=bytes.fromhex("88a80064 81000007"))
-    buffer = ours.seal(frame, transmit(handle, esp_offset=24))
+    buffer = ours.seal(frame, transmit(handle, esp_offset=24, pad_length=GCM.pad_length(len(PAYLOAD))))
     assert buffer.status is NdisStatus.SUCCESS
     info, opened = theirs.open(bytes(buffer.frame))
     assert info is not None
@@ -244,7 +269,8 @@ def test_esp_behind_ipv6_extension_headers_is_sealed() -> None:
     hop = bytes((60, 0, 5, 2, 0, 0, 1, 0))
     options = bytes((51, 0, 0x3E, 2, 9, 9, 1, 0))
     frame = ethernet(ip(V6, 0, hop + options + inner))
-    buffer = ours.seal(frame, transmit(handle, ah_offset=56, esp_offset=56 + 32))
+    pad_length = GCM.pad_length(len(PAYLOAD))
+    buffer = ours.seal(frame, transmit(handle, ah_offset=56, esp_offset=56 + 32, pad_length=pad_length))
     assert buffer.status is NdisStatus.SUCCESS
     info, _ = theirs.open(bytes(buffer.frame))
     assert info is not None
@@ -284,8 +310,8 @@ def test_header_of_the_other_protocol_fails_the_send() -> None:
     gcm, auth, bundle = nic.add(GCM), nic.add(AH_SHA256), nic.add((CBC_SHA1, AH_SHA256))
     assert refused(nic, ah_frame.frame, gcm, esp_offset=20)
     assert refused(nic, esp_frame.frame, auth, ah_offset=20)
-    assert refused(nic, esp_frame.frame, bundle, ah_offset=20, esp_offset=48)
-    assert refused(nic, ah_frame.frame, bundle, ah_offset=20, esp_offset=52)
+    assert refused(nic, esp_frame.frame, bundle, CBC_SHA1, ah_offset=20, esp_offset=48)
+    assert refused(nic, ah_frame.frame, bundle, CBC_SHA1, ah_offset=20, esp_offset=52)
     assert refused(nic, ethernet(ip(V4, UDP, PAYLOAD)), gcm, esp_offset=20)
 
 
@@ -323,10 +349,9 @@ def test_inner_packet_longer_than_its_tunnel_fails_the_send(more: int) -> None:
     grown[around.text + 3] += more
     # There is padding of the tunnel behind the inner packet, which it may not reach into.
     info = transmit(transport, tunnel=tunnel, ah_offset=around.text - 14 + inside.ah - 14)
-    padding = frame[len(frame) - 18]
+    assert frame[len(frame) - 18] == 3
     assert nic.seal(frame, info).status is NdisStatus.SUCCESS
-    expected = NdisStatus.FAILURE if more > padding else NdisStatus.SUCCESS
-    assert nic.seal(bytes(grown), info).status is expected
+    assert nic.seal(bytes(grown), info).status is NdisStatus.FAILURE
 
 
 def test_frame_that_is_not_ip_or_too_short_fails_the_send() -> None:
@@ -346,9 +371,11 @@ def test_trailer_that_cannot_be_fails_the_send() -> None:
     for pad_length in (trailer - one.text + 1, 255):
         frame = bytearray(one.frame)
         frame[trailer] = pad_length
-        assert refused(nic, bytes(frame), handle, esp_offset=20)
+        info = one.info(handle)._replace(pad_length=pad_length)
+        assert nic.seal(bytes(frame), info).status is NdisStatus.FAILURE
     unaligned = ethernet(ip(V4, 50, one.frame[34:-1]))
-    assert refused(nic, unaligned, handle, esp_offset=20)
+    info = one.info(handle)._replace(pad_length=unaligned[-14], next_header=unaligned[-13])
+    assert nic.seal(unaligned, info).status is NdisStatus.FAILURE
 
 
 @pytest.mark.parametrize(
@@ -416,9 +443,22 @@ def test_bytes_behind_the_packet_stay() -> None:
 
 
 @pytest.mark.rule(8)
-def test_a_handle_is_all_the_transport_needs() -> None:
-    assert NO_HANDLE == 0
+@pytest.mark.rule(161)
+@pytest.mark.rule(191)
+@pytest.mark.parametrize("sas", [GCM, BUNDLE], ids=["esp", "bundle"])
+def test_next_header_or_pad_length_other_than_the_trailers_fails_the_send(sas: Any) -> None:
     nic = Nic()
-    one = framed(GCM, PAYLOAD)
-    info = one.info(nic.add(GCM))._replace(next_header=0, pad_length=0)
+    one = framed(sas, PAYLOAD)
+    right = one.info(nic.add(sas))
+    assert (right.next_header, right.pad_length) == (UDP, 3)
+    for wrong in (right._replace(next_header=6), right._replace(pad_length=4), right._replace(pad_length=0)):
+        assert nic.seal(one.frame, wrong).status is NdisStatus.FAILURE
+    assert nic.seal(one.frame, right).status is NdisStatus.SUCCESS
+
+
+@pytest.mark.rule(191)
+def test_header_information_without_esp_has_no_trailer_to_agree_with() -> None:
+    nic = Nic()
+    one = framed(AH_SHA256, PAYLOAD)
+    info = one.info(nic.add(AH_SHA256))._replace(next_header=0, pad_length=9)
     assert nic.seal(one.frame, info).status is NdisStatus.SUCCESS

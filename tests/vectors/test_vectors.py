@@ -145,7 +145,8 @@ def test_gcm_esp_packet_of_the_draft_leaves_and_enters_a_whole_nic(case: Case) -
     handle = nic.add_sa(AddSa(False, *ends, (element,)))
     nic.add_sa(AddSa(True, *ends, (element,)))
     room = packet[:8] + bytes(8) + plaintext + bytes(16)
-    buffer = NetBuffer(bytearray(ethernet(ipv4(*ends, 50, room))), None, transmit(handle, esp_offset=20))
+    info = transmit(handle, esp_offset=20, pad_length=plaintext[-2], next_header=plaintext[-1])
+    buffer = NetBuffer(bytearray(ethernet(ipv4(*ends, 50, room))), None, info)
     nic.send([buffer])
     assert buffer.status is NdisStatus.SUCCESS
     assert buffer.frame[34:].hex() == packet.hex()
@@ -179,7 +180,9 @@ def test_cbc_esp_packet_of_rfc_3602_leaves_and_enters_a_whole_nic_under_ah(case:
     nic.add_sa(AddSa(True, *ends, elements, portion=mode))
     room = AH_SHA256.wrap(packet[:8] + bytes(16) + unhex(case, "plaintext"), 50, alignment=4)
     frame = ethernet(ipv4(*ends, 51, room))
-    buffer = NetBuffer(bytearray(frame), None, transmit(handle, ah_offset=20, esp_offset=48))
+    pad_length, next_header = unhex(case, "plaintext")[-2:]
+    info = transmit(handle, ah_offset=20, esp_offset=48, pad_length=pad_length, next_header=next_header)
+    buffer = NetBuffer(bytearray(frame), None, info)
     nic.send([buffer])
     assert buffer.status is NdisStatus.SUCCESS
     assert buffer.frame[62:].hex() == packet.hex()

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from vnic.errors import PacketError
 from vnic.miniport.ciphers import CbcOpener, CbcSealer, CounterIvs, Gcm, Gmac, Hmac, WrongIcv, verify
 from vnic.miniport.esn import ExtendedNumbers
-from vnic.packet.esp import ESP_HEADER, ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH
+from vnic.packet.esp import ESP_HEADER, ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
 
 _NO_HIGH_HALF = b""
 
@@ -54,6 +54,11 @@ class EspSealer(EspElement, ABC):
     ) -> None:
         super().__init__(spi, iv_length, icv_length, numbers)
         self._alignment_mask = max(block_length, 4) - 1
+
+    def trailer(self, length: int, next_header: int) -> bytes:
+        """Give padding, pad length, next header and room for the ICV behind a payload of `length` bytes."""
+        pad = -(length + ESP_TRAILER_LENGTH) & self._alignment_mask
+        return PADDING[:pad] + bytes((pad, next_header)) + bytes(self.icv_length)
 
     def seal(self, frame: bytearray, start: int, end: int) -> None:
         """Write IV, cipher text and ICV into a frame that has room for them.

@@ -33,9 +33,10 @@ class OutboundBundle:
         udp_esp: its UDP-ESP subtype, a bit of `ndis.capabilities`, or 0.
         oid_version: V1: its packets come without header information (R12).
         portion: the mode the request named, or None.
+        ordinary: one ESP SA of a V2 OID, without UDP encapsulation. What the send path has a short way for.
     """
 
-    __slots__ = ("ah", "counter_keys", "esp", "oid_version", "portion", "udp_esp", "version")
+    __slots__ = ("ah", "counter_keys", "esp", "oid_version", "ordinary", "portion", "udp_esp", "version")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class OutboundBundle:
         self.udp_esp = udp_esp
         self.oid_version = oid_version
         self.portion = portion
+        self.ordinary = esp is not None and ah is None and oid_version is OidVersion.V2 and not udp_esp
 
 
 class InboundBundle:

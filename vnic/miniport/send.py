@@ -1,58 +1,57 @@
-"""Frames on their way to the wire: IVs, cipher text and ICVs of every portion, innermost first.
+"""Frames on their way to the wire: segments, checksums, then IVs, cipher text and ICVs of every portion.
 
-Law: believes nothing the transport wrote about lengths; a frame whose layout does not fit its SAs is refused,
-never sealed by halves and sent.
+Law: believes nothing the transport wrote about lengths; a frame whose layout does not fit its SAs, or the
+header information that came with it, is refused, never sealed by halves and sent. What names an SA never goes
+out in clear, whatever is switched off (against R163: the frame is framed for IPsec).
 
     [ Ethernet | outer IP | AH? | ESP? IV | inner IP | AH? | ESP? IV | payload | trailer ICV | trailer ICV ]
                           |<-- tunnel --->|          |<- transport ->|
 
-Source: sheet §6; R159-R169, R197.
+    large send?  ->  cut into segments  ->  checksums  ->  seal transport portion  ->  seal tunnel portion
+
+Source: sheet §6, §8, §9; R12, R16, R156-R169, R189-R200.
 """
 
 from __future__ import annotations
 
 from vnic.errors import PacketError
-from vnic.miniport.layout import plain_esp, within
+from vnic.ipsec.association import Mode
+from vnic.miniport.abilities import Abilities, abilities
+from vnic.miniport.checksums import complete
+from vnic.miniport.layout import plain_esp
+from vnic.miniport.lso import check_covers, check_large_send, cut, headers_only
+from vnic.miniport.portions import IP_IN_IP, Portion, find_headers, ip_header, seal, whole_portion
 from vnic.miniport.sa_table import OutboundBundle, SaTable
-from vnic.ndis.capabilities import NO_IPSEC, TaskOffload
-from vnic.ndis.netbuffer import NetBuffer, NetBufferList, TransmitInfo
+from vnic.miniport.udp_esp import Place, inside
+from vnic.ndis.capabilities import NO_TASK_OFFLOAD, TaskOffload
+from vnic.ndis.netbuffer import ChecksumRequest, NetBuffer, NetBufferList, TransmitInfo
+from vnic.ndis.oid import OidVersion
 from vnic.ndis.status import NdisStatus
-from vnic.packet.esp import ESP_TRAILER_LENGTH
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
-from vnic.packet.ip import AH, ESP, IpHeader, parse_ip
+from vnic.packet.ip import IpHeader, parse_ip
 from vnic.packet.vnet import GSO_NONE, NEEDS_CSUM
+
+_IP_VERSIONS = range(7)
 
 
 class Sender:
-    """The send half of the NIC."""
+    """The send half of the NIC. Nothing is sealed before `configure` switches something on."""
 
     def __init__(self, table: SaTable) -> None:
         self._outbound = table.outbound
-        self._capabilities = NO_IPSEC
+        self.configure(NO_TASK_OFFLOAD)
 
     def configure(self, current: TaskOffload, *, ipv4: bool = True) -> None:
-        """Work by this configuration from the next frame on."""
-        self._capabilities = current.ipsec_v2
+        """Work by this configuration from the next frame on.
 
-    def transmit(self, lists: list[NetBufferList]) -> list[NetBuffer]:
-        """Take net buffer lists of a protocol driver (R167, R197).
-
-        Completes every list: `status` is set, and the lists keep their order. A list fails whole.
-
-        Returns:
-            The frames for the wire, in order.
+        Args:
+            ipv4: whether IPv4 is on, which no member of NDIS_IPSEC_OFFLOAD_V2 tells.
         """
-        wire: list[NetBuffer] = []
-        for one in lists:
-            buffers = [NetBuffer(frame, None, one.transmit) for frame in one.frames]
-            self.send(buffers)
-            one.status = next(
-                (buffer.status for buffer in buffers if buffer.status is not NdisStatus.SUCCESS),
-                NdisStatus.SUCCESS,
-            )
-            if one.status is NdisStatus.SUCCESS:
-                wire += buffers
-        return wire
+        self._current = current
+        self._able = abilities(current, send=True, ipv4=ipv4)
+        v2 = self._able[OidVersion.V2]
+        # By IP version: whether the short way may seal without a look at the configuration.
+        self._plain = tuple(version in (4, 6) and v2.plain(version) for version in _IP_VERSIONS)
 
     def send(self, burst: list[NetBuffer]) -> None:
         """See `Miniport.send`."""
@@ -65,96 +64,208 @@ class Sender:
             except PacketError:
                 buffer.status = NdisStatus.FAILURE
 
+    def transmit(self, lists: list[NetBufferList]) -> list[NetBuffer]:
+        """Take net buffer lists of a protocol driver.
+
+        Completes every list: `status` is set, with the `reason` of a refusal, and `tcp_payload` of an LSOv1
+        list (R200). A list fails whole: none of its frames goes out.
+
+        Returns:
+            The frames for the wire, in the order of the lists (R197).
+        """
+        wire: list[NetBuffer] = []
+        for one in lists:
+            try:
+                wire += self._frames(one)
+            except PacketError as error:
+                one.status = NdisStatus.FAILURE
+                one.reason = str(error)
+            else:
+                one.status = NdisStatus.SUCCESS
+        return wire
+
+    def _frames(self, one: NetBufferList) -> list[NetBuffer]:
+        """Give the frames of a list as they go on the wire (R167).
+
+        Raises:
+            PacketError: one of them is refused.
+        """
+        info = one.transmit
+        if info is not None and info.large_send is not None:
+            return self._large(one, info)
+        buffers = [NetBuffer(frame, None, info) for frame in one.frames]
+        if info is not None:
+            for buffer in buffers:
+                self._seal(buffer, info)
+        return buffers
+
+    # --------------------------------------------------------------------------------- one packet
+
     def _seal(self, buffer: NetBuffer, info: TransmitInfo) -> None:
-        if not self._capabilities.encapsulation:
-            raise PacketError("IPsec offload is not configured")
+        """Seal the usual shape, one ESP SA and nothing else to do, at once; else look at everything."""
         frame = buffer.frame
-        bundle = self._bundle(info.offload_handle)
         vnet = buffer.vnet
         if vnet is not None and (vnet.flags & NEEDS_CSUM or vnet.gso_type != GSO_NONE):
             raise PacketError("under ESP no checksum can be completed and no superframe cut any more")
-        esp = bundle.esp
-        if esp is not None and bundle.ah is None and not info.tunnel_handle:
-            version, start, end = plain_esp(frame)
-            if (
-                version == bundle.version
-                and info.esp_header_offset == start - ETHERNET_LENGTH
-                and not info.ah_header_offset
-            ):
-                esp.seal(frame, start, end)
-                return
-        outer = self._header(frame, ip_offset(frame), len(frame))
-        if not info.tunnel_handle:
-            _seal_portion(frame, outer, bundle, outer.offset, info)
+        bundle = self._outbound.get(info.offload_handle)
+        if (
+            bundle is None
+            or not bundle.ordinary
+            or info.tunnel_handle
+            or info.large_send is not None
+            or info.checksum is not None
+        ):
+            self._seal_any(frame, info)
             return
-        if not self._capabilities.transport_tunnel_combined:
-            raise PacketError("this NIC does not seal a transport and a tunnel portion in one packet")
-        tunnel = self._bundle(info.tunnel_handle)
-        _, start, limit = _ipsec_headers(frame, outer, tunnel)
-        if tunnel.esp is not None:
-            start += tunnel.esp.header_length
-            limit -= tunnel.esp.icv_length + ESP_TRAILER_LENGTH
-        inner = self._header(frame, start, limit)
-        _seal_portion(frame, inner, bundle, outer.offset, info)
-        _seal_portion(frame, outer, tunnel, outer.offset, None)
+        version, start, end = plain_esp(frame)
+        if (
+            version != bundle.version
+            or not self._plain[version]
+            or info.esp_header_offset != start - ETHERNET_LENGTH
+            or info.ah_header_offset
+        ):
+            self._seal_any(frame, info)
+            return
+        esp = bundle.esp
+        assert esp is not None
+        trailer = end - esp.icv_length
+        if frame[trailer - 1] != info.next_header or frame[trailer - 2] != info.pad_length:
+            raise PacketError("next header or pad length are not those of the ESP trailer")
+        esp.seal(frame, start, end)
 
-    def _bundle(self, handle: int) -> OutboundBundle:
+    def _seal_any(self, frame: bytearray, info: TransmitInfo) -> None:
+        if info.large_send is not None:
+            raise PacketError("a large send where single packets are sent")
+        if not info.offload_handle:
+            _check_no_handle(info)
+            if info.checksum is not None:
+                outer = parse_ip(frame, _at(frame))
+                self._complete(frame, info.checksum, outer, outer, None)
+            return
+        portions = self._portions(frame, info)
+        outer = portions[0].headers.header
+        if info.checksum is not None:
+            self._complete(frame, info.checksum, outer, portions[-1].headers.header, portions[-1])
+        for portion in reversed(portions):
+            seal(frame, portion.headers, portion.headers.header.end)
+
+    def _portions(self, frame: bytearray, info: TransmitInfo) -> list[Portion]:
+        """Find the portions of a packet, tunnel portion first, and hold them to the header information."""
+        bundle, able = self._bundle(info.offload_handle)
+        outer = ip_header(frame, ip_offset(frame), len(frame), able)
+        if not info.tunnel_handle:
+            portions = [_portion(frame, outer, bundle, able, Place.OUTERMOST)]
+        else:
+            tunnel, tunnel_able = self._bundle(info.tunnel_handle)
+            if not (able.both_portions and tunnel_able.both_portions):
+                raise PacketError("this NIC does not seal a transport and a tunnel portion in one packet")
+            around = _portion(frame, outer, tunnel, tunnel_able, Place.OUTERMOST)
+            inner = ip_header(frame, around.text, around.text_end, able)
+            if around.next_header != IP_IN_IP[inner.version]:
+                raise PacketError("the tunnel portion does not name the packet inside it")
+            place = inside(tunnel.udp_esp, in_udp=bool(around.headers.udp))
+            portions = [around, _portion(frame, inner, bundle, able, place)]
+        if bundle.oid_version is OidVersion.V2:
+            _check_header_info(info, portions[-1], outer.offset)
+        return portions
+
+    def _bundle(self, handle: int) -> tuple[OutboundBundle, Abilities]:
         bundle = self._outbound.get(handle)
         if bundle is None:
-            raise PacketError("no outbound SA has this handle")
-        return bundle
+            raise PacketError("no outbound SA has this handle (R165)")
+        able = self._able[bundle.oid_version]
+        if not able.covers(bundle):
+            raise PacketError("IPsec offload for this SA is not configured")
+        return bundle, able
 
-    def _header(self, frame: bytearray, offset: int, limit: int) -> IpHeader:
-        """The IP header at `offset`, if it is one this NIC may protect."""
-        if not offset:
-            raise PacketError("not an IP packet")
-        header = parse_ip(frame, offset, limit)
+    def _complete(
+        self,
+        frame: bytearray,
+        request: ChecksumRequest,
+        outermost: IpHeader,
+        header: IpHeader,
+        portion: Portion | None,
+    ) -> None:
+        """Complete checksums, inside the innermost portion if there is one."""
+        protocol, start, end = header.protocol, header.payload_offset, header.end
+        if portion is not None:
+            protocol, start, end = portion.next_header, portion.text, portion.text_end
+            if portion.mode is Mode.TUNNEL:
+                header = parse_ip(frame, start, end)
+                protocol, start, end = header.protocol, header.payload_offset, header.end
         if header.fragment:
-            raise PacketError("a fragment (R16)")
-        if not within(self._capabilities, header):
-            raise PacketError("options or extension headers beyond the capabilities")
-        return header
+            raise PacketError("a checksum over a fragment")
+        complete(frame, request, self._current.checksum, outermost, header, protocol, start, end)
+
+    # --------------------------------------------------------------------------------- large sends
+
+    def _large(self, one: NetBufferList, info: TransmitInfo) -> list[NetBuffer]:
+        """Cut a large packet and seal its segments.
+
+        Raises:
+            PacketError: more than one large packet (R192), or it is refused.
+        """
+        large = info.large_send
+        assert large is not None
+        if len(one.frames) != 1:
+            raise PacketError("a large send has one NET_BUFFER (R192)")
+        frame = one.frames[0]
+        offset = ip_offset(frame)
+        able = self._current.large_send
+        check_large_send(frame, offset, large, able)
+        front = headers_only(frame, offset, 6 if large.ipv6 else 4)
+        if not info.offload_handle:
+            _check_no_handle(info)
+            header = parse_ip(front, offset)
+            if header.fragment:
+                raise PacketError("a fragment (R16)")
+            made = cut(frame, header, None, info, able)
+        else:
+            if info.tunnel_handle:
+                raise PacketError("a large send through a tunnel (R31, R198)")
+            bundle, ipsec_able = self._bundle(info.offload_handle)
+            check_covers(ipsec_able)
+            header = ip_header(front, offset, len(front), ipsec_able)
+            headers = find_headers(front, header, bundle, ipsec_able, Place.OUTERMOST, large=True)
+            if bundle.portion is Mode.TUNNEL or Mode.TRANSPORT not in ipsec_able.modes(bundle):
+                raise PacketError("a large send through a tunnel (R31, R198)")
+            _check_offsets(info, headers.ah, headers.esp, offset)
+            made = cut(frame, header, headers, info, able)
+            for segment in made.frames:
+                seal(segment, headers, len(segment))
+        if large.version == 1:
+            one.tcp_payload = made.payload_length
+        return [NetBuffer(segment, None, info) for segment in made.frames]
 
 
-def _ipsec_headers(frame: bytearray, header: IpHeader, bundle: OutboundBundle) -> tuple[int, int, int]:
-    """Give the offsets of the AH header (0 if the bundle has none), of what follows it, and of the end.
-
-    Raises:
-        PacketError: the headers are not those of the bundle.
-    """
-    if header.version != bundle.version:
-        raise PacketError("the SA is of the other IP version")
-    start = header.payload_offset
-    end = header.end
-    protocol = header.protocol
-    ah_start = 0
-    if bundle.ah is not None:
-        if protocol != AH:
-            raise PacketError("the SA is AH, and the packet has no AH header here")
-        ah_start = start
-        start += bundle.ah.length(frame, header.offset, start, end)
-        protocol = frame[ah_start]
-    if bundle.esp is not None and protocol != ESP:
-        raise PacketError("the SA is ESP, and the packet has no ESP header here")
-    return ah_start, start, end
+def _portion(
+    frame: bytearray, header: IpHeader, bundle: OutboundBundle, able: Abilities, place: Place
+) -> Portion:
+    return whole_portion(frame, find_headers(frame, header, bundle, able, place), able, place)
 
 
-def _seal_portion(
-    frame: bytearray, header: IpHeader, bundle: OutboundBundle, outermost: int, info: TransmitInfo | None
-) -> None:
-    """Seal what follows one IP header.
+def _at(frame: bytearray) -> int:
+    offset = ip_offset(frame)
+    if not offset:
+        raise PacketError("not an IP packet")
+    return offset
 
-    Args:
-        outermost: offset of the outermost IP header, from which the offsets of `info` count.
-        info: what the transport says about this portion, or None if it says nothing.
-    """
-    ah_start, start, end = _ipsec_headers(frame, header, bundle)
-    if info is not None:
-        ah_offset = ah_start - outermost if bundle.ah is not None else 0
-        esp_offset = start - outermost if bundle.esp is not None else 0
-        if (info.ah_header_offset, info.esp_header_offset) != (ah_offset, esp_offset):
-            raise PacketError("the header offsets are not those of the packet")
-    if bundle.esp is not None:
-        bundle.esp.seal(frame, start, end)
-    if bundle.ah is not None:
-        bundle.ah.seal(frame, header.offset, ah_start, end)
+
+def _check_no_handle(info: TransmitInfo) -> None:
+    """Handle 0 asks for no IPsec (R164); with a tunnel handle it is a mistake that would send in clear."""
+    if info.tunnel_handle:
+        raise PacketError("a tunnel handle without an offload handle")
+
+
+def _check_header_info(info: TransmitInfo, portion: Portion, outermost: int) -> None:
+    """Hold the header information of a V2 frame to what the frame shows (R161, R162, R191)."""
+    headers = portion.headers
+    _check_offsets(info, headers.ah, headers.esp, outermost)
+    if headers.esp and (info.next_header, info.pad_length) != (portion.next_header, portion.pad_length):
+        raise PacketError("next header or pad length are not those of the ESP trailer")
+
+
+def _check_offsets(info: TransmitInfo, ah: int, esp: int, outermost: int) -> None:
+    expected = (ah - outermost if ah else 0, esp - outermost if esp else 0)
+    if (info.ah_header_offset, info.esp_header_offset) != expected:
+        raise PacketError("the header offsets are not those of the packet")

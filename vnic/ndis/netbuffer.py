@@ -130,9 +130,10 @@ class NetBufferList:
         transmit: None: the NIC touches nothing (R164).
         status: set by the NIC when it is done with the list.
         tcp_payload: set by the NIC on completion of an LSOv1 list: TCP payload sent, in bytes.
+        reason: set by the NIC when it refused the list: why, for a person; never anything of a key.
     """
 
-    __slots__ = ("frames", "request_id", "status", "tcp_payload", "transmit")
+    __slots__ = ("frames", "reason", "request_id", "status", "tcp_payload", "transmit")
 
     def __init__(self, request_id: int, frames: list[bytearray], transmit: TransmitInfo | None) -> None:
         self.request_id = request_id
@@ -140,6 +141,7 @@ class NetBufferList:
         self.transmit = transmit
         self.status = NdisStatus.PENDING
         self.tcp_payload = 0
+        self.reason = ""
 
     def __repr__(self) -> str:
         sizes = [len(frame) for frame in self.frames]
