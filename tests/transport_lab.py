@@ -26,7 +26,7 @@ from vnic.ipsec.algorithms import (
 from vnic.ipsec.association import Direction, IpsecProtocol, KeyMaterial, Mode, SecurityAssociation
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix, Selector, Template
-from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, ReceiveInfo, TransmitInfo
 from vnic.ndis.oid import AddSa, DeleteSa, Operation, SaElement, UpdateSa
 from vnic.ndis.status import CryptoStatus, NdisStatus
@@ -158,14 +158,21 @@ class FakeNic:
         bundles: what is offloaded, by handle.
         requests: every request made, in order, refused ones too.
         refusals: status for each of the next add requests; SUCCESS takes it.
+        off: handles of bundles that it holds and does not work on as it is configured.
     """
 
-    def __init__(self, capacity: int = 1000) -> None:
+    def __init__(self, capacity: int = 1000, first_handle: int = 0x100) -> None:
         self.capabilities = OffloadCapabilities(sa_offload_capacity=capacity)
+        self.hardware = TaskOffload(self.capabilities)
+        self.configuration_generation = 0
+        self.off: set[int] = set()
         self.bundles: dict[int, AddSa] = {}
         self.requests: list[AddSa | UpdateSa | DeleteSa] = []
         self.refusals: list[NdisStatus] = []
-        self._next_handle = 0x100
+        self._next_handle = first_handle
+
+    def offers(self, handle: OffloadHandle) -> bool:
+        return handle in self.bundles and handle not in self.off
 
     # requests
 
@@ -290,7 +297,7 @@ class FakeNic:
             else:
                 opened = open_ah(frame, at, end, element)
             if opened is None:
-                name = f"{bundle.portion.name if bundle.portion else ''}_{element.operation.name}_AUTH_FAILED"
+                name = f"{bundle.portion.name if bundle.portion else 'TRANSPORT'}_{element.operation.name}_AUTH_FAILED"
                 buffer.receive = ReceiveInfo(True, portions > 1, CryptoStatus[name])
                 return
             at, end, protocol, pad = opened
@@ -431,13 +438,14 @@ def ip_protocol(frame: bytes | bytearray, at: int) -> tuple[int, bool]:
 
 
 class Card:
-    """A transport on a FakeNic."""
+    """A transport on a FakeNic, with software IPsec in another where that is asked for."""
 
-    def __init__(self, wire_mtu: int = 1500, capacity: int = 1000) -> None:
+    def __init__(self, wire_mtu: int = 1500, capacity: int = 1000, *, software: bool = False) -> None:
         self.nic = FakeNic(capacity)
+        self.software = FakeNic(10**6, 0x10000) if software else None
         self.audit = Audit()
         self.spd = Spd()
-        self.sad = Sad(self.nic)
+        self.sad = Sad(self.nic, self.software)
         self.outbound = Outbound(self.spd, self.sad, self.audit, wire_mtu)
         self.inbound = Inbound(self.spd, self.sad, self.audit)
 

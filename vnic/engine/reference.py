@@ -13,7 +13,9 @@ from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.policy import Defaults, PolicyEntry, Selector
-from vnic.miniport.adapter import MiniportAdapter
+from vnic.miniport.adapter import AdapterState, MiniportAdapter
+from vnic.miniport.configuration import FeatureState
+from vnic.miniport.counter_keys import CounterKeys
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import HostSwitches, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
@@ -23,11 +25,13 @@ from vnic.transport.audit import Audit
 from vnic.transport.coalesce import coalesce
 from vnic.transport.inbound import Inbound
 from vnic.transport.outbound import Outbound
-from vnic.transport.sad import Sad, SaState
+from vnic.transport.sad import Sad
 from vnic.transport.spd import Spd
+from vnic.transport.state import SaState
 
 _DEFAULT_KEYWORDS = Keywords()
 _DEFAULT_HOST = HostSwitches()
+_UNLIMITED = 0xFFFFFFFF
 
 
 class ReferenceEngine:
@@ -36,12 +40,13 @@ class ReferenceEngine:
     Args:
         random_source: unpredictable bytes for IVs.
         wire_mtu: largest IP packet the wire carries, in bytes.
-        capabilities: what the NIC of this card can do; None is all. Given for
-            IPsec V2 alone, the rest is all.
+        capabilities: what the NIC of this card can do; None is all. Where only those of IPsec V2 are given,
+            the NIC has all others.
         keywords: the registry of the adapter.
         host: what the host has switched off.
         software: whether software IPsec takes what the NIC does not.
-        serial: which card of the daemon this is; handles of different cards differ.
+        serial: which card of the daemon this is. Handles of its NIC are numbered from serial * 2^33 + 1,
+            those of its software IPsec 2^32 further on, so that no card knows another's.
     """
 
     name = "reference"
@@ -58,16 +63,31 @@ class ReferenceEngine:
         serial: int = 0,
     ) -> None:
         hardware = TaskOffload() if capabilities is None else capabilities
+        counter_keys = CounterKeys(random_source)
         self._host = host
         self._miniport = MiniportAdapter(
-            random_source, hardware, keywords=keywords, first_handle=serial << 33 | 1
+            random_source,
+            hardware,
+            keywords=keywords,
+            counter_keys=counter_keys,
+            first_handle=serial << 33 | 1,
         )
         self._set_encapsulation()
+        self._software: MiniportAdapter | None = None
+        if software:
+            self._software = MiniportAdapter(
+                random_source,
+                TaskOffload(OffloadCapabilities(sa_offload_capacity=_UNLIMITED)),
+                counter_keys=counter_keys,
+                first_handle=(serial << 33 | 1 << 32) + 1,
+            )
+            self._software.set_encapsulation(True, True)
+        self._stopped = False
         self.send_observer: Observer | None = None
         self.receive_observer: Observer | None = None
         self._audit = Audit()
         self._spd = Spd()
-        self._sad = Sad(self._miniport)
+        self._sad = Sad(self._miniport, self._software, offloading=host.ipsec)
         self._outbound = Outbound(self._spd, self._sad, self._audit, wire_mtu)
         self._inbound = Inbound(self._spd, self._sad, self._audit)
 
@@ -106,30 +126,63 @@ class ReferenceEngine:
     def keywords(self) -> Keywords:
         return self._miniport.keywords
 
+    def features(self) -> list[FeatureState]:
+        return self._miniport.features()
+
     def set_keywords(self, keywords: Keywords) -> None:
         self._miniport.set_keywords(keywords)
 
     def oid_request(self, request: OidRequest, now: float) -> OidOperation:
+        self._sad.now = now
         return self._miniport.oid_request(request, self._sad)
 
     def begin_reset(self) -> None:
         self._miniport.begin_reset()
+        self._note_state()
 
     def end_reset(self) -> None:
         self._miniport.end_reset()
+        self._note_state()
 
     def pause(self) -> None:
         self._miniport.pause()
+        self._note_state()
 
     def resume(self) -> None:
         self._miniport.resume()
+        self._note_state()
 
     def restart(self, now: float) -> None:
         self._miniport.restart()
         self._set_encapsulation()
+        self._sad.now = now
+        self._sad.reoffload()
+        self._note_state()
 
     def remove(self) -> None:
         self._miniport.remove()
+        self._note_state()
+
+    def _note_state(self) -> None:
+        self._stopped = self._miniport.state is not AdapterState.RUNNING
+
+    def _stop(self, burst: list[NetBuffer], now: float) -> Outcome:
+        """End a burst that comes while the NIC is paused, in reset or removed."""
+        if burst:
+            self._audit.drop(DropReason.NIC_STOPPED, now, count=len(burst))
+        return Outcome()
+
+    def _check_accepting(self, resetting: NdisStatus) -> None:
+        """Refuse an SA request while the NIC takes none, also where the NIC would not be asked.
+
+        Args:
+            resetting: the status during a reset (R115).
+        """
+        state = self._miniport.state
+        if state in (AdapterState.REMOVED, AdapterState.HALTED):
+            raise OidError(NdisStatus.NOT_ACCEPTED, "the NIC was removed (R80)")
+        if state is AdapterState.RESETTING:
+            raise OidError(resetting, "the NIC is being reset; ask again when it is done")
 
     def set_load_balanced(self, load_balanced: bool) -> None:
         self._miniport.set_load_balanced(load_balanced)
@@ -148,6 +201,8 @@ class ReferenceEngine:
         self._spd.set_defaults(defaults)
 
     def send(self, burst: list[NetBuffer], now: float) -> Outcome:
+        if self._stopped:
+            return self._stop(burst, now)
         wire = self._outbound.send(burst, now)
         self._miniport.send(wire)
         if self.send_observer is not None:
@@ -173,6 +228,8 @@ class ReferenceEngine:
         return sealed
 
     def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
+        if self._stopped:
+            return self._stop(burst, now)
         self._miniport.receive(burst)
         if self.receive_observer is not None:
             self.receive_observer(burst)
@@ -182,38 +239,36 @@ class ReferenceEngine:
         return self._audit.take_events()
 
     def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
+        self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
         handle = self._sad.add(sa, now, replace_existing=replace)
-        return Added(handle, Offload.NIC, NdisStatus.SUCCESS)
+        state = self._sad.table[sa.id]
+        status, message = state.refusal or (NdisStatus.SUCCESS, "")
+        return Added(handle, self._offload_of(state), status, message)
 
     def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
+        self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
         self._sad.update(sa, sequence_number_high_order)
 
     def delete_sa(self, sa: SaId) -> SecurityAssociation:
+        self._check_accepting(NdisStatus.NOT_ACCEPTED)
         return self._sad.delete(sa)
 
     def delete_bundle(self, handle: OffloadHandle) -> list[SecurityAssociation]:
-        sa = self._sad.find_handle(handle)
-        if sa is None:
-            raise OidError(
-                NdisStatus.INVALID_PARAMETER,
-                "no SA has this handle",
-                field="handle",
-                value=str(handle),
-                allowed="a handle that `sa show` lists",
-            )
-        partner = self._sad.table[sa].partner
-        deleted = [self._sad.delete(sa)]
-        return deleted if partner is None else [*deleted, self._sad.delete(partner.sa.id)]
+        self._check_accepting(NdisStatus.NOT_ACCEPTED)
+        return self._sad.delete_bundle(handle)
 
     def find_handle(self, handle: OffloadHandle) -> SaId | None:
         return self._sad.find_handle(handle)
 
     def find_sa(self, sa: SaId) -> SaReport | None:
         state = self._sad.table.get(sa)
-        return None if state is None else _report(state)
+        return None if state is None else self._report(state)
 
     def sas(self) -> list[SaReport]:
-        return [_report(state) for state in self._sad]
+        return [self._report(state) for state in self._sad]
+
+    def sa_ids(self) -> list[SaId]:
+        return list(self._sad.table)
 
     @property
     def sa_count(self) -> int:
@@ -235,15 +290,19 @@ class ReferenceEngine:
     def inner_mtu(self, wire_mtu: int) -> int:
         return self._outbound.inner_mtu(wire_mtu)
 
+    def _offload_of(self, state: SaState) -> Offload:
+        if self._sad.offers(state):
+            return Offload.NIC
+        return Offload.NONE if self._software is None else Offload.SOFTWARE
 
-def _report(state: SaState) -> SaReport:
-    return SaReport(
-        sa=state.sa,
-        offload_handle=state.handle,
-        offload=Offload.NIC if state.handle else Offload.NONE,
-        counters=state.counters,
-        sequence_number=state.sequence_number,
-        replay_bitmap=state.window.bitmap() if state.window is not None else 0,
-        add_time=state.add_time,
-        use_time=state.use_time,
-    )
+    def _report(self, state: SaState) -> SaReport:
+        return SaReport(
+            sa=state.sa,
+            offload_handle=state.handle,
+            offload=self._offload_of(state),
+            counters=state.counters,
+            sequence_number=state.sequence_number,
+            replay_bitmap=state.window.bitmap() if state.window is not None else 0,
+            add_time=state.add_time,
+            use_time=state.use_time,
+        )

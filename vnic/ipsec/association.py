@@ -103,7 +103,9 @@ class SecurityAssociation:
     destination: bytes
     protocol: IpsecProtocol
     spi: int
-    mode: Mode
+    mode: Mode | None
+    """None: either, as each packet or the policy's template has it. So are SAs that came by an OID, which names
+    no mode; a packet in a packet then counts as tunnel mode."""
     encryption: Encryption | None = None
     """ESP only; None for AH."""
     encryption_key: KeyMaterial = NO_KEY
@@ -149,6 +151,11 @@ class SecurityAssociation:
         return iv_length + (self.integrity.iv_length if self.integrity else 0)
 
     @property
+    def authenticates(self) -> bool:
+        """Whether its packets carry an ICV of their own; an ESP SA made for a bundle with AH may not (R14)."""
+        return self.integrity is not None or (self.encryption is not None and self.encryption.combined)
+
+    @property
     def counter_mode_key(self) -> KeyMaterial | None:
         """Key and salt that must never meet the same IV twice (GCM, GMAC), or None."""
         if self.encryption is not None and self.encryption.combined:
@@ -180,16 +187,8 @@ class SecurityAssociation:
                 value=str(icv_length * 8),
                 allowed=", ".join(str(length * 8) for length in sorted(authenticator.icv_lengths)) + " bits",
             )
-        weak = [
-            f"{row.name}: {row.weak}"
-            for row in (self.encryption, self.integrity)
-            if row is not None and row.weak
-        ]
-        if self.encryption is not None and _is_single_des(self.encryption, self.encryption_key):
-            weak.append(f"{self.encryption.name}: two keys that follow each other are equal: single DES")
-        if self.spi < MIN_UNRESERVED_SPI:
-            weak.append(f"spi {self.spi:#x}: 1 to 255 are reserved by IANA (RFC 4303 §2.1)")
-        return replace(self, icv_length=icv_length, weak=tuple(weak))
+        weak = weaknesses(self.encryption, self.encryption_key, self.integrity, self.spi)
+        return replace(self, icv_length=icv_length, weak=weak)
 
     def _check_addresses(self) -> None:
         if len(self.destination) not in (4, 16):
@@ -296,6 +295,18 @@ class SecurityAssociation:
                 allowed="hmac(sha256), hmac(sha1), hmac(md5)",
             )
         _check_key("auth", self.integrity, self.integrity_key)
+
+
+def weaknesses(
+    encryption: Encryption | None, encryption_key: KeyMaterial, integrity: Integrity | None, spi: int
+) -> tuple[str, ...]:
+    """Why an SA should not be used as it is: its algorithms, its key, its SPI. Empty for a good one."""
+    weak = [f"{row.name}: {row.weak}" for row in (encryption, integrity) if row is not None and row.weak]
+    if encryption is not None and _is_single_des(encryption, encryption_key):
+        weak.append(f"{encryption.name}: two keys that follow each other are equal: single DES")
+    if spi < MIN_UNRESERVED_SPI:
+        weak.append(f"spi {spi:#x}: 1 to 255 are reserved by IANA (RFC 4303 §2.1)")
+    return tuple(weak)
 
 
 def _is_single_des(row: Encryption, key: KeyMaterial) -> bool:

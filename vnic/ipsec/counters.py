@@ -63,4 +63,9 @@ class CardCounters:
     tx_software: int = 0
     """Packets that policy protects and the NIC may or can not seal, sealed by software IPsec."""
     rx_software: int = 0
+    """Packets that software IPsec opened, whole or in part, because the NIC did not."""
+    sa_deletions_followed: int = 0
+    """SAs the NIC asked to have deleted (SaDeleteReq) and that were, with their partners (R118)."""
+    sa_deletions_refused: int = 0
+    """The same, not followed: without software IPsec nobody could go on with them."""
     drops: dict[DropReason, int] = field(default_factory=dict)

@@ -43,6 +43,12 @@ class DropReason(Enum):
     )
     OUT_MALFORMED = ("out_malformed", "XfrmOutError", "not a well-formed IP packet")
     OUT_NIC = ("out_nic", "XfrmOutStateProtoError", "the NIC did not seal it")
+    OUT_NOT_OFFLOADED = (
+        "out_not_offloaded",
+        "XfrmOutError",
+        "the NIC does not protect such packets now, and software IPsec is off",
+    )
+    OUT_SOFTWARE = ("out_software", "XfrmOutStateProtoError", "software IPsec did not seal it")
     OUT_NON_IP = ("out_non_ip", "", "not IP, and the adapter drops what is not IP")
     # inbound
     IN_NO_SA = ("in_no_sa", "XfrmInNoStates", "no SA for its SPI, destination and protocol")
@@ -52,6 +58,11 @@ class DropReason(Enum):
     IN_CRYPTO = ("in_crypto", "XfrmInError", "the NIC failed on it")
     IN_REPLAY_DUPLICATE = ("in_replay_duplicate", "XfrmInStateSeqError", "replayed: seen before")
     IN_REPLAY_TOO_OLD = ("in_replay_too_old", "XfrmInStateSeqError", "older than the replay window")
+    IN_NOT_OFFLOADED = (
+        "in_not_offloaded",
+        "XfrmInError",
+        "the NIC did not open it as it is configured, and software IPsec is off",
+    )
     IN_PADDING = ("in_padding", "XfrmInStateProtoError", "the ESP padding is not 1, 2, 3, …")
     IN_DUMMY = ("in_dummy", "", "a dummy packet (next header 59), meant to be dropped")
     IN_SA_SELECTOR = ("in_sa_selector", "XfrmInStateMismatch", "outside the selector of its SA")

@@ -23,6 +23,10 @@ MAX_WINDOW_BITS = 65536
 DEFAULT_WINDOW_BITS = 1024
 
 
+_UNUSED: list[int] = []
+"""The ring of every window that no number has come to yet; never written to."""
+
+
 class ReplayVerdict(Enum):
     """What the window says of a number."""
 
@@ -45,7 +49,7 @@ class ReplayWindow:
     def __init__(self, window_bits: int = DEFAULT_WINDOW_BITS, top: int = 0) -> None:
         self.window_bits = window_bits
         self._words = (window_bits + 63) // 64 + 1
-        self._ring = [0] * self._words
+        self._ring = _UNUSED
         self.top = top
         if top:
             # A window that starts at `top` has, for all we know, seen everything up to it.
@@ -71,20 +75,26 @@ class ReplayWindow:
         """Remember an authenticated number that `check` called NEW; moves `top` if it is beyond."""
         index = sequence_number >> 6
         top = self.top
-        if sequence_number > top:
-            gap = index - (top >> 6)
-            if gap:
-                ring = self._ring
-                words = self._words
-                if gap >= words:
-                    for position in range(words):
-                        ring[position] = 0
-                else:
-                    first = index - gap + 1
-                    for position in range(first, index + 1):
-                        ring[position % words] = 0
+        try:
+            if sequence_number > top:
+                gap = index - (top >> 6)
+                if gap:
+                    ring = self._ring
+                    words = self._words
+                    if gap >= words:
+                        for position in range(words):
+                            ring[position] = 0
+                    else:
+                        first = index - gap + 1
+                        for position in range(first, index + 1):
+                            ring[position % words] = 0
+                self.top = sequence_number
+            self._ring[index % self._words] |= 1 << (sequence_number & 63)
+        except IndexError:
+            # The ring is made when the first number comes: an SA without traffic needs none.
+            self._ring = [0] * self._words
+            self._ring[index % self._words] = 1 << (sequence_number & 63)
             self.top = sequence_number
-        self._ring[index % self._words] |= 1 << (sequence_number & 63)
 
     def bitmap(self) -> int:
         """The window as an integer: bit n is number `top - n`."""

@@ -17,13 +17,13 @@ from collections.abc import Iterable
 
 from vnic.ipsec.association import IpsecProtocol, SecurityAssociation
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, TransmitInfo
-from vnic.packet.ah import AH_FIXED_LENGTH, ah_header_length
+from vnic.packet.ah import AH_FIXED_LENGTH
 from vnic.packet.checksum import ones_complement_sum
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
 from vnic.packet.ip import IPV4_IN_IP, IPV4_LENGTH, IPV6_IN_IP, IPV6_LENGTH
-from vnic.transport.sad import SaState
+from vnic.transport.sizes import ah_sizes, esp_sizes
+from vnic.transport.state import NO_HANDLE, SaState
 
-_NO_HANDLE = OffloadHandle(0)
 _OUTER_HOP_LIMIT = 64
 """The kernel's default for locally made packets."""
 _ECN_MASK = 0x03
@@ -42,6 +42,7 @@ class Portion:
         esp, ah: the SAs; at least one is there. With both, ESP comes first and AH covers the result.
         ah_length: bytes of the AH header, 0 without AH.
         esp_header_length: bytes of ESP header and IV, 0 without ESP.
+        software: whether software IPsec seals it, and not the NIC.
     """
 
     __slots__ = (
@@ -59,11 +60,13 @@ class Portion:
         "ah_length",
         "esp",
         "esp_header_length",
+        "software",
     )
 
-    def __init__(self, esp: SaState | None, ah: SaState | None) -> None:
+    def __init__(self, esp: SaState | None, ah: SaState | None, *, software: bool = False) -> None:
         self.esp = esp
         self.ah = ah
+        self.software = software
         self.ah_length = 0
         self.esp_header_length = 0
         self._alignment = 4
@@ -86,10 +89,10 @@ class Portion:
 
     @property
     def handle(self) -> OffloadHandle:
-        """Handle of the SA or of the bundle."""
+        """Handle of the SA or of the bundle, with whoever seals it."""
         state = self.esp or self.ah
         assert state is not None
-        return state.handle
+        return state.software_handle if self.software else state.handle
 
     def states(self) -> list[SaState]:
         """Its SAs, ESP first."""
@@ -166,36 +169,43 @@ class Portion:
         return available
 
 
-def esp_sizes(sa: SecurityAssociation) -> tuple[int, int, int]:
-    """IV length, alignment and ICV length of an ESP SA, in bytes."""
-    block = sa.encryption.block_length if sa.encryption else 1
-    return sa.iv_length, max(block, 4), sa.icv_length
-
-
-def ah_sizes(sa: SecurityAssociation) -> int:
-    """Bytes of the whole AH header of an SA (RFC 4302 §2.2: 8-byte steps over IPv6)."""
-    return ah_header_length(sa.iv_length + sa.icv_length, 8 if sa.ipv6 else sa.ah_alignment)
-
-
 class Encapsulation:
     """How packets of one flow are framed: a transport portion, a tunnel portion, or both.
 
+    Args:
+        ends: source and destination of the tunnel where its SAs leave them open (R99).
+
     Attributes:
         transport, tunnel: the portions; at least one is there.
+        software: whether software IPsec seals the frames, and not the NIC.
+        ends: as given.
     """
 
-    __slots__ = ("_destination", "_infos", "_outer", "_outer_headers", "_source", "transport", "tunnel")
+    __slots__ = (
+        "_destination",
+        "_infos",
+        "_outer",
+        "_outer_headers",
+        "_source",
+        "ends",
+        "software",
+        "transport",
+        "tunnel",
+    )
 
-    def __init__(self, transport: Portion | None, tunnel: Portion | None) -> None:
+    def __init__(
+        self, transport: Portion | None, tunnel: Portion | None, ends: tuple[bytes, bytes] | None = None
+    ) -> None:
         self.transport = transport
         self.tunnel = tunnel
+        self.ends = ends
+        self.software = any(portion is not None and portion.software for portion in (transport, tunnel))
         self._infos: dict[tuple[int, int, int], TransmitInfo] = {}
         self._outer_headers: dict[tuple[int, int, int], bytes] = {}
         self._outer: SecurityAssociation | None = None
         if tunnel is not None:
             self._outer = tunnel.states()[0].sa
-            self._source = self._outer.source
-            self._destination = self._outer.destination
+            self._source, self._destination = ends or (self._outer.source, self._outer.destination)
 
     def states(self) -> list[SaState]:
         """Every SA a packet passes, innermost first."""
@@ -322,7 +332,7 @@ class Encapsulation:
 
     def _make_info(self, next_header: int, pad: int, ip_header_length: int) -> TransmitInfo:
         offset = ip_header_length
-        tunnel_handle = _NO_HANDLE
+        tunnel_handle = NO_HANDLE
         portion = self.transport
         if self._outer is not None:
             assert self.tunnel is not None

@@ -4,6 +4,7 @@ Law: trusts `ReceiveInfo.verified` and nothing else; reads no cipher text as mea
 goes to the host as an ordinary frame or ends here and is counted.
 
     NIC's verdict -> each layer, outermost first: SA, replay check then advance, padding, strip
+                  -> the same for layers the NIC left, with the verdict of software IPsec
                   -> policy against the SAs that really protected it -> host
 
 RFC 4303 §3.4.3 wants the replay check before the ICV; in the NDIS split the NIC comes first (R11, R184), so
@@ -15,6 +16,8 @@ Source: RFC 4301 §5.2; RFC 4302 §3.4; RFC 4303 §3.4; RFC 6040 §4.2.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import NamedTuple
 
 from vnic.errors import PacketError
 from vnic.ipsec.association import Direction, Mode
@@ -44,14 +47,18 @@ from vnic.packet.ip import (
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
 from vnic.transport.flow import flow_key
-from vnic.transport.sad import Sad, SaState
+from vnic.transport.sad import Sad
 from vnic.transport.spd import Spd, Unsure
+from vnic.transport.state import SaState
 
 _MAX_FLOWS = 8192
 _MAX_LAYERS = 4
 """AH and ESP of a tunnel portion, AH and ESP of a transport portion."""
 _ECN_MASK = 0x03
 _DSCP_MASK = 0xFC
+
+_LOW_MASK = 0xFFFFFFFF
+_IP_IN_IP = (IPV4_IN_IP, IPV6_IN_IP)
 
 _OUTER = struct.Struct(">12x 2s B x 2x2x 2s x B 2x 4s 4s II")
 """Of an untagged frame with IPv4, from the frame start: EtherType, version and header length, flags
@@ -83,6 +90,14 @@ _ECN_DECAPSULATED = (
 """RFC 6040 §4.2, figure 4."""
 
 
+class _Layer(NamedTuple):
+    """One layer that was taken off a packet."""
+
+    state: SaState
+    tunnel: bool
+    """It was in tunnel mode, as its SA says or, where that leaves it open, as what it held shows."""
+
+
 class _Dropped(Exception):
     """The frame ends here."""
 
@@ -99,10 +114,11 @@ class Inbound:
         self._spd = spd
         self._sad = sad
         self._audit = audit
-        self._flows: dict[tuple[FlowKey, tuple[SaState, ...]], DropReason | None] = {}
+        self._flows: dict[tuple[FlowKey, tuple[_Layer, ...]], DropReason | None] = {}
         self._allowed: set[tuple[int, bytes, SaState]] = set()
         """Flows that may pass, as `_receive_plain` reads them: protocol, addresses and ports, SA."""
         self._generation = (-1, -1)
+        self._to_delete: list[SaState] = []
 
     def receive(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
         """Take a burst that went through the NIC; gives what goes to the host, in order."""
@@ -114,19 +130,32 @@ class Inbound:
         ready: list[NetBuffer] = []
         for buffer in burst:
             try:
-                if buffer.receive is None:
-                    self._receive_clear(buffer, now)
-                elif not self._receive_plain(buffer, buffer.receive, now):
-                    self._receive_protected(buffer, buffer.receive, now)
+                info = buffer.receive
+                if info is None:
+                    self._receive_unprocessed(buffer, now)
+                elif not self._receive_plain(buffer, info, now):
+                    self._receive_protected(buffer, info, now)
             except _Dropped as drop:
                 self._count(drop, buffer.frame, now)
             except PacketError:
                 self._audit.drop(DropReason.IN_MALFORMED, now)
             else:
                 ready.append(buffer)
+        if self._to_delete:
+            self._follow_deletion_requests()
         return ready
 
-    def _receive_clear(self, buffer: NetBuffer, now: float) -> None:
+    def _follow_deletion_requests(self) -> None:
+        """Do what SaDeleteReq asks, after the burst: all its frames were opened with the SAs as they were."""
+        card = self._audit.card
+        for state in self._to_delete:
+            if state.handle:
+                gone = self._sad.follow_deletion_request(state)
+                card.sa_deletions_followed += len(gone)
+                card.sa_deletions_refused += not gone
+        self._to_delete.clear()
+
+    def _receive_unprocessed(self, buffer: NetBuffer, now: float) -> None:
         """A frame the NIC did not process: not IPsec, or no SA for it, or one it may not touch."""
         frame = buffer.frame
         offset = ip_offset(frame)
@@ -141,6 +170,13 @@ class Inbound:
             return
         flow = flow_key(frame, header)
         if header.protocol in (ESP, AH):
+            if (
+                self._sad.software is not None
+                and not header.fragment
+                and self._lookup(frame, header) is not None
+            ):
+                self._receive_protected(buffer, None, now)
+                return
             self._judge_unprocessed(frame, header, flow)
         reason = self._verdict(flow, ())
         if reason is not None:
@@ -162,7 +198,11 @@ class Inbound:
         if header.fragment:
             raise _Dropped(DropReason.IN_FRAGMENT)
         state = self._lookup(frame, header)
-        raise _Dropped(DropReason.IN_NO_SA if state is None else DropReason.IN_CRYPTO, state)
+        raise _Dropped(DropReason.IN_NO_SA if state is None else self._not_opened(state), state)
+
+    def _not_opened(self, state: SaState) -> DropReason:
+        """Why a packet ends here whose SA is known and that nobody opened."""
+        return DropReason.IN_CRYPTO if self._sad.offers(state) else DropReason.IN_NOT_OFFLOADED
 
     def _lookup(self, frame: bytearray, header: IpHeader) -> SaState | None:
         """The inbound SA of an ESP or AH packet: SPI, destination and protocol, and the source if the SA
@@ -172,10 +212,11 @@ class Inbound:
         if header.end < position + 8:
             return None
         spi = int.from_bytes(frame[position : position + 4], "big")
-        state = self._sad.inbound.get((header.destination, header.protocol, spi))
-        if state is None or (any(state.sa.source) and state.sa.source != header.source):
-            return None
-        return state
+        for destination in (header.destination, bytes(len(header.destination))):
+            state = self._sad.inbound.get((destination, header.protocol, spi))
+            if state is not None and (state.sa.source == header.source or not any(state.sa.source)):
+                return state
+        return None
 
     def _receive_plain(self, buffer: NetBuffer, info: ReceiveInfo, now: float) -> bool:
         """Do all of `_receive_protected` for the packets that make up a stream: IPv4 in IPv4, TCP or UDP, one
@@ -184,7 +225,13 @@ class Inbound:
         Gives False, with the frame untouched, when the packet is anything else.
         """
         frame = buffer.frame
-        if len(frame) < 64 or not info.verified or not info.header_info_set or info.next_crypto_done:
+        if (
+            len(frame) < 64
+            or not info.verified
+            or not info.header_info_set
+            or info.next_crypto_done
+            or info.sa_delete_req
+        ):
             return False
         kind, first, fragment, protocol, source, destination, spi, number = _OUTER.unpack_from(frame)
         if protocol != ESP or kind != b"\x08\0" or first != 0x45 or fragment not in _ATOMIC:
@@ -198,7 +245,7 @@ class Inbound:
         pad_length = info.pad_length
         end = trailer - pad_length
         if (
-            sa.mode is not Mode.TUNNEL
+            sa.mode is Mode.TRANSPORT
             or sa.source != source
             or info.next_header != IPV4_IN_IP
             or end < payload + 24
@@ -247,46 +294,109 @@ class Inbound:
         _, _, _, _, protocol, flow = _INNER.unpack_from(frame, 12)
         self._allowed.add((protocol, flow, state))
 
-    def _receive_protected(self, buffer: NetBuffer, info: ReceiveInfo, now: float) -> None:
+    def _receive_protected(self, buffer: NetBuffer, info: ReceiveInfo | None, now: float) -> None:
+        """Take off what the NIC opened, then what is left with the help of software IPsec.
+
+        Args:
+            info: what the NIC found out; None: it did not touch the frame.
+        """
         frame = buffer.frame
         offset = ip_offset(frame)
         header = parse_ip(frame, offset)
-        if not info.verified:
-            state = self._lookup(frame, header)
-            raise _Dropped(_STATUS_REASONS[info.crypto_status], state)
+        asked = info is not None and info.sa_delete_req
+        if asked:
+            self._note_deletion_request(self._lookup(frame, header))
+        if info is not None and not info.crypto_done and info.crypto_status is CryptoStatus.SUCCESS:
+            info = None
         buffer.vnet = None
-        states: list[SaState] = []
-        portions = 0
-        inside = False
-        trailer: tuple[int, int] | None = None
+        layers: list[_Layer] = []
+        if info is not None:
+            header = self._take_off(frame, header, info, layers, _held_by_nic)
+            if asked:
+                # The NIC does not say which SA of the packet it means.
+                for layer in layers[1:]:
+                    self._note_deletion_request(layer.state)
+        helped = False
         while (
             header.protocol in (ESP, AH)
             and not header.fragment
-            and len(states) < _MAX_LAYERS
+            and len(layers) < _MAX_LAYERS
             and (state := self._lookup(frame, header)) is not None
         ):
-            states.append(state)
+            info = self._open_in_software(buffer, header, state)
+            header = self._take_off(frame, header, info, layers, _held_by_software)
+            helped = True
+        if not layers:
+            raise _Dropped(DropReason.IN_CRYPTO)
+        self._judge(frame, header, tuple(layers), now, helped=helped)
+
+    def _note_deletion_request(self, state: SaState | None) -> None:
+        if state is not None and state.handle:
+            self._to_delete.append(state)
+
+    def _open_in_software(self, buffer: NetBuffer, header: IpHeader, state: SaState) -> ReceiveInfo:
+        """Have software IPsec open what the NIC left."""
+        software = self._sad.software
+        start = header.payload_offset + (4 if header.protocol == ESP else 8)
+        if software is None or header.end < start + 4:
+            raise _Dropped(self._not_opened(state), state)
+        info = software.open(buffer, state, int.from_bytes(buffer.frame[start : start + 4], "big"))
+        if info is None:
+            raise _Dropped(DropReason.IN_CRYPTO, state)
+        return info
+
+    def _take_off(
+        self,
+        frame: bytearray,
+        header: IpHeader,
+        info: ReceiveInfo,
+        layers: list[_Layer],
+        held: Callable[[SaState], bool],
+    ) -> IpHeader:
+        """Check and take off the layers that a NIC says it opened; gives the header of what is left.
+
+        Args:
+            layers: takes them, outermost first.
+            held: whether this NIC has the SA of a layer; one that it has not ends the walk.
+        """
+        offset = header.offset
+        if not info.verified:
+            raise _Dropped(_STATUS_REASONS[info.crypto_status], self._lookup(frame, header))
+        portions = 0
+        inside = False
+        trailer: tuple[int, int] | None = None
+        before = len(layers)
+        while (
+            header.protocol in (ESP, AH)
+            and not header.fragment
+            and len(layers) < _MAX_LAYERS
+            and (state := self._lookup(frame, header)) is not None
+            and held(state)
+        ):
+            if (header.protocol == ESP and not info.header_info_set) or (
+                not inside and portions == 1 + info.next_crypto_done
+            ):
+                # A layer that this NIC did not open; its number must not move the window.
+                break
             portions += not inside
             if header.version == 4 and not _header_is_whole(frame, header):
                 raise PacketError("damaged IPv4 header")
-            if portions > 1 + info.next_crypto_done or (header.protocol == ESP and not info.header_info_set):
-                # A layer that the NIC did not open; its number must not move the window.
-                raise _Dropped(DropReason.IN_CRYPTO, state)
             self._check_replay(frame, header, state)
             if header.protocol == ESP:
-                trailer = self._strip_esp(frame, header, state)
+                trailer, tunnel = self._strip_esp(frame, header, state)
             else:
-                self._strip_ah(frame, header, state)
-            inside = state.sa.mode is Mode.TRANSPORT
+                tunnel = self._strip_ah(frame, header, state)
+            layers.append(_Layer(state, tunnel))
+            inside = not tunnel
             header = parse_ip(frame, offset)
         # The NIC says how far it got. Should the SA tables ever disagree, nothing it did not open passes.
         if (
-            not states
-            or trailer != ((info.next_header, info.pad_length) if info.header_info_set else None)
+            len(layers) == before
+            or (trailer != ((info.next_header, info.pad_length) if info.header_info_set else None))
             or info.next_crypto_done != (portions > 1)
         ):
-            raise _Dropped(DropReason.IN_CRYPTO, states[0] if states else None)
-        self._judge(frame, header, tuple(states), now)
+            raise _Dropped(DropReason.IN_CRYPTO, layers[0].state if layers else None)
+        return header
 
     def _check_replay(self, frame: bytearray, header: IpHeader, state: SaState) -> None:
         """Check the authenticated number of one layer, then remember it."""
@@ -296,7 +406,11 @@ class Inbound:
         window = state.window
         assert window is not None
         if state.sa.esn:
-            number = infer_extended(number, window.top)
+            top = window.top
+            number = infer_extended(number, top)
+            if number < top and not top & _LOW_MASK:
+                # Nothing but the upper half is known yet: the number is of this half, as the NIC takes it.
+                number += 1 << 32
         verdict = window.check(number)
         if verdict is ReplayVerdict.NEW:
             window.advance(number)
@@ -305,8 +419,9 @@ class Inbound:
         else:
             raise _Dropped(DropReason.IN_REPLAY_TOO_OLD, state, number)
 
-    def _strip_esp(self, frame: bytearray, header: IpHeader, state: SaState) -> tuple[int, int]:
-        """Take ESP off a frame, in place; gives next header and pad length of the trailer."""
+    def _strip_esp(self, frame: bytearray, header: IpHeader, state: SaState) -> tuple[tuple[int, int], bool]:
+        """Take ESP off a frame, in place; gives next header and pad length of the trailer, and whether it was
+        in tunnel mode."""
         sa = state.sa
         start = header.payload_offset
         payload = start + ESP_HEADER_LENGTH + sa.iv_length
@@ -323,11 +438,10 @@ class Inbound:
         if next_header == NO_NEXT_HEADER:
             raise _Dropped(DropReason.IN_DUMMY, state)
         del frame[end:]
-        self._strip(frame, header, state, next_header, payload)
-        return next_header, pad_length
+        return (next_header, pad_length), self._strip(frame, header, state, next_header, payload)
 
-    def _strip_ah(self, frame: bytearray, header: IpHeader, state: SaState) -> None:
-        """Take AH off a frame, in place."""
+    def _strip_ah(self, frame: bytearray, header: IpHeader, state: SaState) -> bool:
+        """Take AH off a frame, in place; gives whether it was in tunnel mode."""
         start = header.payload_offset
         next_header = frame[start]
         payload = start + ah_length(frame[start + 1])
@@ -337,15 +451,16 @@ class Inbound:
         if next_header == NO_NEXT_HEADER:
             raise _Dropped(DropReason.IN_DUMMY, state)
         del frame[header.end :]
-        self._strip(frame, header, state, next_header, payload)
+        return self._strip(frame, header, state, next_header, payload)
 
     def _strip(
         self, frame: bytearray, header: IpHeader, state: SaState, next_header: int, payload: int
-    ) -> None:
+    ) -> bool:
         """Cut out everything before `payload`: the IPsec header, in tunnel mode the outer IP header too."""
         offset = header.offset
-        if state.sa.mode is Mode.TUNNEL:
-            if next_header not in (IPV4_IN_IP, IPV6_IN_IP):
+        mode = state.sa.mode
+        if mode is Mode.TUNNEL or (mode is None and next_header in _IP_IN_IP):
+            if next_header not in _IP_IN_IP:
                 raise _Dropped(DropReason.IN_PROTOCOL, state)
             outer = bytes(frame[offset : offset + 4])
             del frame[offset:payload]
@@ -355,7 +470,7 @@ class Inbound:
                 raise PacketError("no room for an IP header in the tunnel")
             frame[offset - 2 : offset] = b"\x86\xdd" if next_header == IPV6_IN_IP else b"\x08\x00"
             self._decapsulate_traffic_class(frame, offset, outer, state)
-            return
+            return True
         ip_header = with_protocol(
             bytes(frame[offset : header.payload_offset]),
             next_header,
@@ -363,6 +478,7 @@ class Inbound:
             len(frame) - payload,
         )
         frame[offset:payload] = ip_header
+        return False
 
     def _decapsulate_traffic_class(self, frame: bytearray, offset: int, outer: bytes, state: SaState) -> None:
         """Bring congestion marks, and on request the DSCP, from the outer to the inner header."""
@@ -389,48 +505,58 @@ class Inbound:
             changed = fold(complement + 0xFFFF + value - inner_class)
             frame[offset + 10 : offset + 12] = (0xFFFF - changed).to_bytes(2, "big")
 
-    def _judge(self, frame: bytearray, header: IpHeader, states: tuple[SaState, ...], now: float) -> None:
-        """Policy check of an opened packet against the SAs that protected it."""
-        innermost = states[-1]
+    def _judge(
+        self, frame: bytearray, header: IpHeader, layers: tuple[_Layer, ...], now: float, *, helped: bool
+    ) -> None:
+        """Policy check of an opened packet against the SAs that protected it.
+
+        Args:
+            helped: software IPsec opened some of it.
+        """
+        innermost = layers[-1].state
         if header.protocol in (ESP, AH) and header.fragment:
             raise _Dropped(DropReason.IN_FRAGMENT, innermost)
         # Padding of a short Ethernet frame, and whatever else is behind the packet, is not the host's.
         del frame[header.end :]
         flow = flow_key(frame, header)
-        reason = self._verdict(flow, states)
+        reason = self._verdict(flow, layers)
         if reason is not None:
             raise _Dropped(reason, innermost)
-        if len(states) == 1:
+        if len(layers) == 1 and layers[0].tunnel:
             self._allow(frame, header, innermost)
-        self._audit.card.rx_offloaded += 1
+        if helped:
+            self._audit.card.rx_software += 1
+        else:
+            self._audit.card.rx_offloaded += 1
         length = header.end - header.offset
-        for state in states:
+        for layer in layers:
+            state = layer.state
             state.use_time = now
             state.counters.packets += 1
             state.counters.bytes += length
 
-    def _verdict(self, flow: FlowKey, states: tuple[SaState, ...]) -> DropReason | None:
-        key = (flow, states)
+    def _verdict(self, flow: FlowKey, layers: tuple[_Layer, ...]) -> DropReason | None:
+        key = (flow, layers)
         try:
             return self._flows[key]
         except KeyError:
             pass
         if len(self._flows) >= _MAX_FLOWS:
             self._flows.clear()
-        reason = self._decide(flow, states)
+        reason = self._decide(flow, layers)
         self._flows[key] = reason
         return reason
 
-    def _decide(self, flow: FlowKey, states: tuple[SaState, ...]) -> DropReason | None:
-        for state in states:
-            selector = state.sa.selector
+    def _decide(self, flow: FlowKey, layers: tuple[_Layer, ...]) -> DropReason | None:
+        for layer in layers:
+            selector = layer.state.sa.selector
             if selector is not None and selector.match(flow) is not Match.YES:
                 return DropReason.IN_SA_SELECTOR
         try:
             policy = self._spd.lookup(Direction.INBOUND, flow)
         except Unsure:
             return DropReason.IN_FRAGMENT
-        tunnelled = any(state.sa.mode is Mode.TUNNEL for state in states)
+        tunnelled = any(layer.tunnel for layer in layers)
         if policy is None:
             if self._spd.defaults.inbound is PolicyAction.DISCARD:
                 return DropReason.IN_POLICY_DISCARD
@@ -440,7 +566,7 @@ class Inbound:
             return DropReason.IN_POLICY_DISCARD
         if policy.action is PolicyAction.BYPASS:
             return DropReason.IN_POLICY_MISMATCH if tunnelled else None
-        return None if _satisfies(states, policy) else DropReason.IN_POLICY_MISMATCH
+        return None if _satisfies(layers, policy) else DropReason.IN_POLICY_MISMATCH
 
     def _count(self, drop: _Dropped, frame: bytearray, now: float) -> None:
         source = destination = b""
@@ -473,18 +599,26 @@ def _traffic_class(header: bytes | bytearray) -> int:
     return header[1]
 
 
-def _satisfies(states: tuple[SaState, ...], policy: PolicyEntry) -> bool:
+def _held_by_nic(state: SaState) -> bool:
+    return state.handle != 0
+
+
+def _held_by_software(state: SaState) -> bool:
+    return state.software_handle != 0
+
+
+def _satisfies(layers: tuple[_Layer, ...], policy: PolicyEntry) -> bool:
     """Whether the SAs, outermost first, are those the templates, innermost first, ask for."""
-    if len(states) != len(policy.templates):
+    if len(layers) != len(policy.templates):
         return False
-    for state, template in zip(states, reversed(policy.templates), strict=True):
-        sa = state.sa
+    for layer, template in zip(layers, reversed(policy.templates), strict=True):
+        sa = layer.state.sa
         if (
             sa.protocol is not template.protocol
-            or sa.mode is not template.mode
+            or layer.tunnel != (template.mode is Mode.TUNNEL)
             or template.reqid not in (0, sa.reqid)
             or template.spi not in (0, sa.spi)
-            or (template.destination is not None and template.destination != sa.destination)
+            or (template.destination not in (None, sa.destination) and any(sa.destination))
             or (template.source is not None and any(sa.source) and template.source != sa.source)
         ):
             return False

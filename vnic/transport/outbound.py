@@ -1,10 +1,12 @@
 """Frames of the host on their way to the wire: verdict, SA, numbers, framing.
 
 Law: decides and frames, never seals. What leaves here with `transmit` must pass the NIC; what leaves
-without it is what policy lets pass in clear. Everything else ends here and is counted.
+without it is what software IPsec has sealed, or what policy lets pass in clear. Everything else ends here and
+is counted.
 
     parse -> policy (cached per flow) -> BYPASS: cut superframes, complete checksums
                                       -> PROTECT: SAs -> cut -> numbers -> framing
+                                                  (-> software IPsec, where the NIC may or can not)
                                       -> DISCARD: counted
 
 Source: RFC 4301 §5.1.
@@ -17,14 +19,15 @@ from vnic.ipsec.association import Direction, IpsecProtocol, Mode
 from vnic.ipsec.counters import EngineEvent, EventKind
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.policy import FlowKey, PolicyAction, PolicyEntry
+from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
-from vnic.packet.ethernet import ip_offset
+from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
 from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, IpHeader, parse_ip
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
 from vnic.transport.flow import flow_key
-from vnic.transport.sad import Sad, SaState
+from vnic.transport.sad import Sad
 from vnic.transport.segmentation import (
     complete_checksum,
     is_superframe,
@@ -34,9 +37,13 @@ from vnic.transport.segmentation import (
     segments,
 )
 from vnic.transport.spd import Spd, Unsure
+from vnic.transport.state import SaState
 
 _MAX_FLOWS = 8192
 """Verdicts remembered; the cache starts afresh beyond."""
+
+_Members = tuple[SaState | None, SaState | None]
+"""The ESP and the AH SA of a portion; both None where there is none."""
 
 _Verdict = DropReason | Encapsulation | None
 """What to do with a flow: end it, protect it, or (None) let it pass."""
@@ -55,10 +62,14 @@ class Outbound:
         self._audit = audit
         self.wire_mtu = wire_mtu
         self._flows: dict[FlowKey, _Verdict] = {}
-        self._generation = (-1, -1)
+        self._twins: dict[Encapsulation, Encapsulation] = {}
+        self._generation = (-1, -1, -1)
 
     def send(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
         """Frame a burst of the host's; gives what goes to the NIC and the wire, in order."""
+        if self._sad.software is not None:
+            self._sad.software.update_nic()
+        self._forget_stale_verdicts()
         ready: list[NetBuffer] = []
         for buffer in burst:
             try:
@@ -102,22 +113,27 @@ class Outbound:
         ready.append(buffer)
 
     def _verdict(self, flow: FlowKey) -> _Verdict:
-        generation = (self._spd.generation, self._sad.generation)
-        if generation != self._generation:
-            self._flows.clear()
-            self._generation = generation
         try:
             return self._flows[flow]
         except KeyError:
             pass
         verdict = self._decide(flow)
-        generation = (self._spd.generation, self._sad.generation)
-        if len(self._flows) >= _MAX_FLOWS or generation != self._generation:
-            # Deciding may itself have joined two SAs into a bundle, which outdates older verdicts.
-            self._flows.clear()
-            self._generation = generation
+        if len(self._flows) >= _MAX_FLOWS:
+            self._forget_verdicts()
+        # Deciding may itself have joined two SAs into a bundle, which outdates older verdicts.
+        self._forget_stale_verdicts()
         self._flows[flow] = verdict
         return verdict
+
+    def _forget_stale_verdicts(self) -> None:
+        generation = (self._spd.generation, self._sad.generation, self._sad.nic.configuration_generation)
+        if generation != self._generation:
+            self._forget_verdicts()
+            self._generation = generation
+
+    def _forget_verdicts(self) -> None:
+        self._flows.clear()
+        self._twins.clear()
 
     def _decide(self, flow: FlowKey) -> _Verdict:
         try:
@@ -132,41 +148,109 @@ class Outbound:
         return self._encapsulation(policy, flow)
 
     def _encapsulation(self, policy: PolicyEntry, flow: FlowKey) -> _Verdict:
-        """Find the SAs of a policy's templates, innermost first."""
+        """Find the SAs of a policy's templates, innermost first, and who seals for them."""
         source, destination = flow.source, flow.destination
         members: list[dict[IpsecProtocol, SaState]] = [{}, {}]
-        in_tunnel = False
-        for template in policy.templates:
+        ends: tuple[bytes, bytes] | None = None
+        for template, alone in zip(policy.templates, _alone(policy), strict=True):
             if template.mode is Mode.TUNNEL:
                 assert template.source is not None
                 assert template.destination is not None
-                source, destination = template.source, template.destination
-                in_tunnel = True
+                source, destination = ends = template.source, template.destination
             elif template.source not in (None, source) or template.destination not in (None, destination):
                 # Transport mode ends where the packet, or the tunnel outside it, ends.
                 return DropReason.OUT_NO_SA
-            state = self._sad.resolve(template, source, destination, flow)
+            portion = members[ends is not None]
+            partner = portion.get(IpsecProtocol.ESP)
+            state = self._sad.resolve(template, source, destination, flow, partner_of=partner, alone=alone)
             if state is None:
                 return DropReason.OUT_NO_SA
-            members[in_tunnel][template.protocol] = state
-        try:
-            transport, tunnel = (self._portion(member) for member in members)
-        except OidError:
-            return DropReason.OUT_NO_SA
-        return Encapsulation(transport, tunnel)
+            portion[template.protocol] = state
+        esp_and_ah = [(member.get(IpsecProtocol.ESP), member.get(IpsecProtocol.AH)) for member in members]
+        if self._nic_may(*esp_and_ah):
+            try:
+                transport, tunnel = (self._offloaded(*states) for states in esp_and_ah)
+            except OidError:
+                pass
+            else:
+                return Encapsulation(transport, tunnel, ends)
+        return self._in_software(esp_and_ah, ends)
 
-    def _portion(self, members: dict[IpsecProtocol, SaState]) -> Portion | None:
-        esp = members.get(IpsecProtocol.ESP)
-        ah = members.get(IpsecProtocol.AH)
+    def _nic_may(self, *portions: _Members) -> bool:
+        """Whether the NIC, as it is configured now, works on all these SAs in one packet."""
+        able = self._sad.nic.capabilities
+        transport, tunnel = (esp is not None or ah is not None for esp, ah in portions)
+        if (
+            (transport and not able.transport)
+            or (tunnel and not able.tunnel)
+            or (transport and tunnel and not able.transport_tunnel_combined)
+        ):
+            return False
+        for esp, ah in portions:
+            if esp is not None and ah is not None and not able.ah_esp_combined:
+                return False
+            for state in (esp, ah):
+                if state is not None and not self._sad.offers(state):
+                    return False
+        return True
+
+    def _offloaded(self, esp: SaState | None, ah: SaState | None) -> Portion | None:
+        """The portion that the NIC seals with these SAs.
+
+        Raises:
+            OidError: it does not take them so.
+        """
         if esp is not None and ah is not None:
             self._sad.bundle(esp, ah)
-        else:
-            alone = esp or ah
-            if alone is None:
-                return None
-            if alone.partner is not None:
-                self._sad.unbundle(alone)
+            return Portion(esp, ah)
+        alone = esp or ah
+        if alone is None:
+            return None
+        if alone.partner is not None:
+            self._sad.unbundle(alone)
         return Portion(esp, ah)
+
+    def _in_software(self, portions: list[_Members], ends: tuple[bytes, bytes] | None) -> _Verdict:
+        """The same packets, sealed by software IPsec."""
+        if self._sad.software is None:
+            return DropReason.OUT_NOT_OFFLOADED
+        made: list[Portion | None] = []
+        for esp, ah in portions:
+            states = [state for state in (esp, ah) if state is not None]
+            if not states:
+                made.append(None)
+                continue
+            try:
+                self._sad.take_into_software(*states)
+            except OidError:
+                return DropReason.OUT_NO_SA
+            made.append(Portion(esp, ah, software=True))
+        return Encapsulation(made[0], made[1], ends)
+
+    def _beyond_nic(self, encapsulation: Encapsulation, header: IpHeader) -> bool:
+        """Whether one packet is more than the NIC takes, though it takes the SAs: a VLAN tag; options or
+        extension headers in front of the IPsec header."""
+        able = self._sad.nic.capabilities
+        if header.offset != ETHERNET_LENGTH and not able.encapsulation & ENCAPSULATION_IEEE_802_3_P_AND_Q:
+            return True
+        if encapsulation.transport is None or not header.has_options:
+            return False
+        return not (able.ipv4_options if header.version == 4 else able.ipv6_non_ipsec_extension_headers)
+
+    def _twin(self, encapsulation: Encapsulation) -> _Verdict:
+        """The encapsulation of the same packets by software IPsec."""
+        twin = self._twins.get(encapsulation)
+        if twin is None:
+            portions = [
+                (None, None) if portion is None else (portion.esp, portion.ah)
+                for portion in (encapsulation.transport, encapsulation.tunnel)
+            ]
+            made = self._in_software(portions, encapsulation.ends)
+            if not isinstance(made, Encapsulation):
+                return made
+            self._forget_stale_verdicts()
+            twin = self._twins[encapsulation] = made
+        return twin
 
     def _emit_clear(self, buffer: NetBuffer, header: IpHeader, now: float, ready: list[NetBuffer]) -> int:
         """Send a packet as it is, cut if it is a superframe; gives the number of packets."""
@@ -205,6 +289,16 @@ class Outbound:
         if encapsulation.transport is not None and header.fragment:
             self._drop(DropReason.OUT_FRAGMENT, header, now)
             return
+        if (
+            (header.has_options or header.offset != ETHERNET_LENGTH)
+            and not encapsulation.software
+            and self._beyond_nic(encapsulation, header)
+        ):
+            twin = self._twin(encapsulation)
+            if not isinstance(twin, Encapsulation):
+                self._drop(twin or DropReason.OUT_NOT_OFFLOADED, header, now)
+                return
+            encapsulation = twin
         frame = buffer.frame
         vnet = buffer.vnet
         room = encapsulation.room(self.wire_mtu, header.header_length)
@@ -226,6 +320,7 @@ class Outbound:
         if exhausted is not None:
             self._exhausted(exhausted, flow, count, now)
             return
+        already = len(ready)
         ethernet = bytes(frame[: header.offset])
         protocol = header.protocol
         protocol_offset = header.protocol_offset - header.offset
@@ -238,12 +333,27 @@ class Outbound:
             ready.append(
                 encapsulation.frame(ethernet, ip_header, protocol, protocol_offset, [payload], len(payload))
             )
+        if encapsulation.software:
+            self._seal_in_software(encapsulation, ready, already, now)
         # Every segment has headers of its own.
         length = header.end - header.offset + (count - 1) * (header.header_length + layer4)
         for state in encapsulation.states():
             state.use_time = now
             state.counters.packets += count
             state.counters.bytes += length
+
+    def _seal_in_software(
+        self, encapsulation: Encapsulation, ready: list[NetBuffer], already: int, now: float
+    ) -> None:
+        """Seal the frames of `ready` from `already` on; what fails may hold clear text and ends here."""
+        software = self._sad.software
+        assert software is not None
+        burst = ready[already:]
+        sealed = software.seal(burst, encapsulation.states())
+        ready[already:] = sealed
+        self._audit.card.tx_software += len(sealed)
+        if len(sealed) < len(burst):
+            self._audit.drop(DropReason.OUT_SOFTWARE, now, count=len(burst) - len(sealed))
 
     def _exhausted(self, state: SaState, flow: FlowKey, count: int, now: float) -> None:
         """The numbers of an SA are used up: end the packets, say so once, and look for another SA."""
@@ -290,7 +400,7 @@ class Outbound:
             if template.mode is Mode.TUNNEL:
                 assert template.source is not None
                 outer = IPV6_LENGTH if len(template.source) == 16 else IPV4_LENGTH
-            rooms = [_portion_of(state).room(available - outer) for state in self._sad.fitting(template)] or [
+            rooms = [shape.room(available - outer) for shape in self._sad.shapes(template)] or [
                 _worst_room(template.protocol, available - outer)
             ]
             available = min(rooms)
@@ -299,10 +409,14 @@ class Outbound:
         return available
 
 
-def _portion_of(state: SaState) -> Portion:
-    if state.sa.protocol is IpsecProtocol.ESP:
-        return Portion(state, None)
-    return Portion(None, state)
+def _alone(policy: PolicyEntry) -> list[bool]:
+    """For each template, whether it is the only one of its portion."""
+    portions: list[bool] = []
+    in_tunnel = False
+    for template in policy.templates:
+        in_tunnel = in_tunnel or template.mode is Mode.TUNNEL
+        portions.append(in_tunnel)
+    return [portions.count(portion) == 1 for portion in portions]
 
 
 def _worst_room(protocol: IpsecProtocol, available: int) -> int:

@@ -1,125 +1,82 @@
-"""The security association database: SAs, their live state, and what the NIC holds of them.
+"""The security association database: SAs, their live state, and who holds them: the NIC or software IPsec.
 
-Law: an SA is here and in the NIC, or in neither. Keys stay with the SA only to be offloaded again in
-another bundle and to be shown to those allowed; nothing here computes with them.
+Law: an SA is here and with one of the two, or nowhere. Keys stay with the SA only to be offloaded again, in
+another bundle or to software IPsec, and to be shown to those allowed; nothing here computes with them.
 
-Source: RFC 4301 §4.4.2; one bundle, one handle (R88, R96).
+    typed request   -> NIC; what that refuses for want of ability or room -> software IPsec
+    binary request  -> NIC, and its refusal is the answer
+    the NIC holds it and may not work on it now -> software IPsec from the first packet that needs it
+
+Source: RFC 4301 §4.4.2; one bundle, one handle (R88, R96, R113); R118.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from vnic.errors import OidError, VnicError
-from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
-from vnic.ipsec.counters import SaCounters
+from vnic.ipsec.association import IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.policy import FlowKey, Match, Template
 from vnic.ipsec.replay import ReplayWindow
-from vnic.ipsec.sequence import OutboundSequence
 from vnic.ndis.netbuffer import OffloadHandle
-from vnic.ndis.oid import (
-    NO_ALGORITHM,
-    AddSa,
-    AlgorithmInfo,
-    DeleteSa,
-    Miniport,
-    Operation,
-    SaElement,
-    UpdateSa,
-)
+from vnic.ndis.oid import AddSa, DeleteSa, Miniport, SaDoor, UpdateSa
 from vnic.ndis.status import NdisStatus
+from vnic.transport.outbound_index import OutboundIndex
+from vnic.transport.requests import PROTOCOLS, associations_of, operation_of, request_for, word_for
+from vnic.transport.sizes import Shape, shape_of
+from vnic.transport.software import SoftwareIpsec
+from vnic.transport.state import NO_HANDLE, SaState
 
-_NO_HANDLE = OffloadHandle(0)
 _MAX_HANDLES = 8
 """Handles of one SA that requests may quote: the one its addition was answered with, and the latest."""
 
-
-class SaState:
-    """Live state of one SA; engines share it, so that each number is handed out and checked once.
-
-    Attributes:
-        sa: the agreement itself.
-        iv_length: bytes of explicit IV in each packet, kept because each packet asks.
-        handle: what the NIC calls the bundle this SA is offloaded in.
-        handles: that one and some it had before, the first among them; requests may still quote them.
-        partner: the other SA of that bundle (AH for ESP, ESP for AH), or None.
-        sequence: outbound numbers; None on an inbound SA.
-        window: inbound window; None on an outbound SA.
-        add_time, use_time: seconds of `now`; use_time 0 before the first packet.
-        exhaustion_told: whether the end of the numbers has been reported.
-    """
-
-    __slots__ = (
-        "add_time",
-        "counters",
-        "exhaustion_told",
-        "handle",
-        "handles",
-        "iv_length",
-        "partner",
-        "sa",
-        "sequence",
-        "use_time",
-        "window",
-    )
-
-    def __init__(self, sa: SecurityAssociation, now: float) -> None:
-        self.sa = sa
-        self.iv_length = sa.iv_length
-        self.handle = _NO_HANDLE
-        self.handles: list[OffloadHandle] = []
-        self.partner: SaState | None = None
-        self.sequence: OutboundSequence | None = None
-        self.window: ReplayWindow | None = None
-        if sa.direction is Direction.OUTBOUND:
-            self.sequence = OutboundSequence(extended=sa.esn, last=sa.sequence_number)
-        else:
-            self.window = ReplayWindow(sa.replay_window, sa.sequence_number)
-        self.counters = SaCounters()
-        self.add_time = now
-        self.use_time = 0.0
-        self.exhaustion_told = False
-
-    @property
-    def sequence_number(self) -> int:
-        """Outbound: last number used. Inbound: highest number authenticated."""
-        if self.sequence is not None:
-            return self.sequence.last
-        assert self.window is not None
-        return self.window.top
+_SOFTWARE_HELPS = (NdisStatus.NOT_SUPPORTED, NdisStatus.RESOURCES)
+"""What the NIC refuses and software IPsec need not."""
 
 
-class Sad:
-    """SAs of one card and their bundles in the NIC.
+class Sad(SaDoor):
+    """SAs of one card and their bundles in the NIC. As `SaDoor` it takes binary requests.
+
+    Args:
+        nic: holds what it can.
+        software: a NIC with every capability, for the rest; None: a refusal is a refusal.
+        offloading: whether typed requests go to the NIC at all (R39).
 
     Attributes:
         table: the SAs by (destination, protocol, spi), oldest first.
         inbound: the inbound ones of `table` alone, for the receive path.
         generation: grows with every change, so that caches know they are stale.
+        now: `now` of binary requests, seconds.
     """
 
-    def __init__(self, miniport: Miniport) -> None:
-        self._miniport = miniport
-        self._handles: dict[OffloadHandle, SaId] = {}
+    def __init__(self, nic: Miniport, software: Miniport | None = None, *, offloading: bool = True) -> None:
+        self.nic = nic
+        self.software = None if software is None else SoftwareIpsec(software, nic)
+        self._offloading = offloading
+        self._handles: dict[OffloadHandle, SaState | tuple[SaState, ...]] = {}
         self.table: dict[SaId, SaState] = {}
         self.inbound: dict[tuple[bytes, int, int], SaState] = {}
+        self._outbound = OutboundIndex()
         self.generation = 0
-        self._outbound: dict[tuple[int, bytes | None], list[SaState]] = {}
-        self._outbound_generation = -1
+        self.now = 0.0
 
     def __iter__(self) -> Iterator[SaState]:
         return iter(self.table.values())
 
+    # ------------------------------------------------------------------------------- typed requests
+
     def add(self, sa: SecurityAssociation, now: float, *, replace_existing: bool = False) -> OffloadHandle:
-        """Put an SA in and offload it, or do neither.
+        """Put an SA in and offload it, or do neither. Handle 0: the NIC refused it (`SaState.refusal`) and
+        software IPsec has it.
 
         A replaced SA keeps its numbers and window when its keys stay, so that no number and no packet is
         ever taken twice.
 
         Raises:
             RequestError: a value is out of range.
-            OidError: the NIC refused, or one with the same SaId exists (INVALID_PARAMETER); with
+            OidError: nobody takes it, or one with the same SaId exists (INVALID_PARAMETER); with
                 `replace_existing`: none exists.
         """
         sa = sa.checked()
@@ -127,14 +84,12 @@ class Sad:
         if existing is None and replace_existing:
             raise _unknown(sa.id)
         if existing is None:
-            return self._store(sa, self._offload(sa), now).handle
+            state = SaState(sa, now)
+            self._offload(state)
+            self._store(state)
+            return state.handle
         if not replace_existing:
-            raise OidError(
-                NdisStatus.INVALID_PARAMETER,
-                "an SA with this destination, protocol and SPI exists; delete or update it",
-                field="spi",
-                value=str(sa.id),
-            )
+            raise _exists(sa.id)
         if existing.sa.direction is not sa.direction:
             raise OidError(
                 NdisStatus.INVALID_PARAMETER,
@@ -149,14 +104,17 @@ class Sad:
 
     def _replace(self, existing: SaState, sa: SecurityAssociation, now: float) -> OffloadHandle:
         partner = existing.partner
+        held = existing.handle
         self._release(existing)
+        state = SaState(sa, now)
         try:
-            handle = self._offload(sa)
+            self._offload(state)
         except VnicError:
-            self._restore(existing, partner)
+            if held:
+                self._restore(existing, partner)
             raise
-        del self.table[existing.sa.id]
-        state = self._store(sa, handle, now, existing.handles)
+        self._remove(existing)
+        self._store(state, existing.past_handles)
         state.counters = existing.counters
         if (
             _same_keys(existing.sa, sa)
@@ -164,7 +122,7 @@ class Sad:
             and existing.sequence_number == sa.sequence_number
         ):
             state.window = existing.window
-        return handle
+        return state.handle
 
     def update(self, sa_id: SaId, sequence_number_high_order: int) -> None:
         """Re-base the upper half of an ESN here and in the NIC; it only ever grows.
@@ -193,37 +151,111 @@ class Sad:
                 value=str(sequence_number_high_order),
                 allowed=f"{current >> 32} to {0xFFFFFFFF}",
             )
-        operation = Operation.AH if sa.protocol is IpsecProtocol.AH else Operation.ESP
-        self._miniport.update_sa(UpdateSa(state.handle, operation, sa.spi, sequence_number_high_order))
+        if state.handle:
+            self.nic.update_sa(UpdateSa(state.handle, operation_of(sa), sa.spi, sequence_number_high_order))
         number = sequence_number_high_order << 32 | current & 0xFFFFFFFF
+        state.nic_mark = number
+        if self.software is not None:
+            self.software.rebase(state, number)
         if state.sequence is not None:
             state.sequence.last = number
         elif number != current:
             state.window = ReplayWindow(sa.replay_window, number)
 
     def delete(self, sa_id: SaId) -> SecurityAssociation:
-        """Take an SA out and withdraw it from the NIC; a bundle partner stays, offloaded alone.
+        """Take an SA out and withdraw it from who holds it; a bundle partner stays, offloaded alone.
 
         Raises:
             OidError: INVALID_PARAMETER: there is none.
         """
         state = self._state(sa_id)
         self._release(state)
-        del self.table[sa_id]
-        self.inbound.pop(sa_id, None)
-        for handle in state.handles:
-            self._forget(state, handle)
-        self.generation += 1
+        self._remove(state)
+        self._forget(state)
         return state.sa
+
+    def delete_bundle(self, handle: OffloadHandle) -> list[SecurityAssociation]:
+        """Take out all SAs of the bundle that a handle names or once named, and give them, ESP first.
+
+        Raises:
+            OidError: INVALID_PARAMETER: it names none.
+        """
+        named = self._named(handle)
+        if named is None:
+            raise _no_handle(handle)
+        states = named if isinstance(named, tuple) else (named,)
+        first = states[0]
+        whole = states == first.bundle()
+        for state in states:
+            if whole:
+                self._withdraw(state)
+            else:
+                self._release(state)
+        for state in states:
+            state.partner = None
+            self._remove(state)
+            self._forget(state)
+        return [state.sa for state in states]
+
+    # ------------------------------------------------------------------------------- binary requests
+
+    def add_sa(self, request: AddSa) -> OffloadHandle:
+        """See `SaDoor`. The SAs get reqid 0 and the default replay window, and either mode unless the
+        request names the portion."""
+        if request.udp_esp_encapsulation:
+            raise OidError(
+                NdisStatus.NOT_SUPPORTED,
+                "the inline transport frames no UDP-encapsulated ESP; use an adapter with transport external",
+                field="UdpEspEncapsulation",
+                value=f"{request.udp_esp_encapsulation:#x}",
+                allowed="0",
+            )
+        destination = request.destination
+        table = self.table
+        for element in request.elements:
+            sa_id = SaId(destination, PROTOCOLS[element.operation], element.spi)
+            if sa_id in table:
+                raise _exists(sa_id)
+        handle = self.nic.add_sa(request)
+        states = tuple([SaState(sa, self.now) for sa in associations_of(request)])
+        for state in states:
+            state.handle = handle
+            self._store(state)
+        if len(states) == 2:
+            states[0].partner, states[1].partner = states[1], states[0]
+            self._handles[handle] = states
+        return handle
+
+    def update_sa(self, request: UpdateSa) -> None:
+        named = self._named(request.handle)
+        for state in named if isinstance(named, tuple) else () if named is None else (named,):
+            if operation_of(state.sa) is request.operation and state.sa.spi == request.spi:
+                self.update(state.sa.id, request.sequence_number_high_order)
+                return
+        # The NIC knows best what is wrong with a request that names nothing here.
+        self.nic.update_sa(request)
+
+    def delete_sa(self, request: DeleteSa) -> None:
+        self.delete_bundle(request.handle)
+
+    # ------------------------------------------------------------------------------- handles
 
     def find_handle(self, handle: OffloadHandle) -> SaId | None:
         """The SA that a handle stands for or once stood for; a bundle's handle means its ESP SA."""
+        named = self._named(handle)
+        if named is None:
+            return None
+        return (named[0] if isinstance(named, tuple) else named).sa.id
+
+    def _named(self, handle: OffloadHandle) -> SaState | tuple[SaState, ...] | None:
         return self._handles.get(handle)
+
+    # ------------------------------------------------------------------------------- bundles
 
     def bundle(self, esp: SaState, ah: SaState) -> OffloadHandle:
         """Offload an outbound ESP and an AH SA as one bundle (ESP then AH, R98) and give its handle.
 
-        Both must have the same end points.
+        Both must have the same end points, and the NIC must hold both.
 
         Raises:
             OidError: the NIC refused; both SAs are as they were.
@@ -242,152 +274,6 @@ class Sad:
             raise
         return esp.handle
 
-    def resolve(self, template: Template, source: bytes, destination: bytes, flow: FlowKey) -> SaState | None:
-        """The outbound SA for a template: the newest that fits and has numbers left, else one without.
-
-        Args:
-            source, destination: end points the SA must have: the tunnel's, or the packet's own.
-            flow: the packet the SA's own selector must admit.
-        """
-        best: SaState | None = None
-        best_rank = (False, False)
-        for state in self._candidates(template.reqid, destination):
-            sa = state.sa
-            if (
-                not state.handle
-                or sa.protocol is not template.protocol
-                or sa.mode is not template.mode
-                or (any(sa.source) and sa.source != source)
-                or template.spi not in (0, sa.spi)
-                or (sa.selector is not None and sa.selector.match(flow) is not Match.YES)
-            ):
-                continue
-            assert state.sequence is not None
-            rank = (not state.sequence.exhausted, sa.reqid == template.reqid)
-            if best is None or rank >= best_rank:
-                best, best_rank = state, rank
-        return best
-
-    def fitting(self, template: Template) -> Iterator[SaState]:
-        """Outbound SAs that a template could ever choose, whatever the packet."""
-        for state in self._candidates(template.reqid, template.destination):
-            sa = state.sa
-            if sa.protocol is template.protocol and sa.mode is template.mode and template.spi in (0, sa.spi):
-                yield state
-
-    def _candidates(self, reqid: int, destination: bytes | None) -> list[SaState]:
-        """Outbound SAs with this reqid and destination, oldest first; 0 and None are any.
-
-        The index lasts until the next change, so that neither a new flow nor a look at every policy has to
-        search all SAs.
-        """
-        if self._outbound_generation != self.generation:
-            self._outbound_generation = self.generation
-            self._outbound = {}
-            for state in self.table.values():
-                sa = state.sa
-                if sa.direction is Direction.OUTBOUND:
-                    for key in {(a, b) for a in (sa.reqid, 0) for b in (sa.destination, None)}:
-                        self._outbound.setdefault(key, []).append(state)
-        return self._outbound.get((reqid, destination), [])
-
-    def _state(self, sa_id: SaId) -> SaState:
-        try:
-            return self.table[sa_id]
-        except KeyError:
-            raise _unknown(sa_id) from None
-
-    def _store(
-        self,
-        sa: SecurityAssociation,
-        handle: OffloadHandle,
-        now: float,
-        handles: Iterable[OffloadHandle] = (),
-    ) -> SaState:
-        state = SaState(sa, now)
-        state.handles += handles
-        self.table[sa.id] = state
-        if sa.direction is Direction.INBOUND:
-            self.inbound[sa.id] = state
-        self._remember(state, handle)
-        return state
-
-    def _remember(self, state: SaState, handle: OffloadHandle) -> None:
-        state.handle = handle
-        state.handles.append(handle)
-        self._handles[handle] = state.sa.id
-        if len(state.handles) > _MAX_HANDLES:
-            self._forget(state, state.handles.pop(1))
-        self.generation += 1
-
-    def _forget(self, state: SaState, handle: OffloadHandle) -> None:
-        # An AH SA's past handle may name the ESP SA it was bundled with.
-        if self._handles.get(handle) == state.sa.id:
-            del self._handles[handle]
-
-    def _offload(self, sa: SecurityAssociation, sequence_number: int | None = None) -> OffloadHandle:
-        number = sa.sequence_number if sequence_number is None else sequence_number
-        request = AddSa(
-            inbound=sa.direction is Direction.INBOUND,
-            source=sa.source,
-            destination=sa.destination,
-            elements=(_element(sa, number),),
-            portion=sa.mode,
-        )
-        try:
-            return self._miniport.add_sa(request)
-        except OidError as error:
-            error.field = _word(error.field, sa)
-            raise
-
-    def _withdraw(self, state: SaState) -> None:
-        if state.handle:
-            self._miniport.delete_sa(DeleteSa(state.handle))
-            state.handle = _NO_HANDLE
-
-    def _join(self, esp: SaState, ah: SaState) -> None:
-        """Offload two SAs that the NIC does not hold as one bundle."""
-        handle = self._miniport.add_sa(
-            AddSa(
-                inbound=False,
-                source=esp.sa.source,
-                destination=esp.sa.destination,
-                elements=(
-                    _element(esp.sa, esp.sequence_number),
-                    _element(ah.sa, ah.sequence_number),
-                ),
-                portion=esp.sa.mode,
-            )
-        )
-        self._remember(ah, handle)
-        self._remember(esp, handle)
-        esp.partner = ah
-        ah.partner = esp
-
-    def _release(self, state: SaState) -> None:
-        """Withdraw an SA from the NIC; a bundle partner takes the place that frees, alone."""
-        self._withdraw(state)
-        partner = state.partner
-        if partner is not None:
-            state.partner = partner.partner = None
-            partner.handle = _NO_HANDLE
-            self._restore(partner, None)
-
-    def _restore(self, state: SaState, partner: SaState | None) -> None:
-        """Offload a released SA again as it was, alone or in a bundle with `partner`.
-
-        The NIC held it a moment ago and refuses only if it is broken. The SA then stays without a handle:
-        nothing is sent with it, and what it should protect is dropped.
-        """
-        if partner is None:
-            self._remember(state, self._offload(state.sa, state.sequence_number))
-            return
-        self._withdraw(partner)
-        if state.sa.protocol is IpsecProtocol.ESP:
-            self._join(state, partner)
-        else:
-            self._join(partner, state)
-
     def unbundle(self, state: SaState) -> None:
         """Offload both SAs of a bundle alone again, if it is in one.
 
@@ -397,44 +283,304 @@ class Sad:
         partner = state.partner
         if partner is None:
             return
-        self._release(state)
+        self._withdraw(state)
+        state.partner = partner.partner = None
         try:
-            self._restore(state, None)
+            self._take_back(partner)
+            self._take_back(state)
         except OidError:
+            self._withdraw(partner)
             self._restore(state, partner)
             raise
 
+    # ------------------------------------------------------------------------------- who works on an SA
 
-def _element(sa: SecurityAssociation, sequence_number: int) -> SaElement:
-    authentication = NO_ALGORITHM
-    encryption = NO_ALGORITHM
-    if sa.integrity is not None:
-        icv = sa.icv_length if sa.icv_length != sa.integrity.icv_lengths[0] else 0
-        authentication = AlgorithmInfo(sa.integrity.ndis_identifier, sa.integrity_key, icv)
-    if sa.encryption is not None:
-        icv = sa.icv_length if sa.encryption.combined else 0
-        encryption = AlgorithmInfo(sa.encryption.ndis_identifier, sa.encryption_key, icv)
-    return SaElement(
-        operation=Operation.AH if sa.protocol is IpsecProtocol.AH else Operation.ESP,
-        spi=sa.spi,
-        authentication=authentication,
-        encryption=encryption,
-        esn=sa.esn,
-        sequence_number_high_order=sequence_number >> 32,
-    )
+    def offers(self, state: SaState) -> bool:
+        """Whether the NIC holds an SA and works on its packets now."""
+        return bool(state.handle) and self.nic.offers(state.handle)
 
+    def take_into_software(self, *states: SaState) -> None:
+        """Have software IPsec hold SAs as one bundle: one SA, or ESP then AH.
 
-def _word(field: str, sa: SecurityAssociation) -> str:
-    """The word of an SA request that a member of AddSa stands for, where there is one."""
-    combined = sa.encryption is not None and sa.encryption.combined
-    words = {
-        "elements[0].encryption.": "aead" if combined else "enc",
-        "elements[0].authentication.": "auth",
-        "elements[0].spi": "spi",
-        "source": "src",
-        "destination": "dst",
-    }
-    return next((word for member, word in words.items() if field.startswith(member)), field)
+        Raises:
+            OidError: it cannot.
+        """
+        assert self.software is not None
+        held = {state.software_handle for state in states} - {NO_HANDLE}
+        try:
+            self.software.take_in(*states)
+        finally:
+            if held - {states[0].software_handle}:
+                # Verdicts for one of them alone, or in another bundle, name a handle that is gone.
+                self.generation += 1
+
+    def follow_deletion_request(self, state: SaState) -> list[SaState]:
+        """Delete the bundle of an inbound SA from the NIC, as it asks (SaDeleteReq), and the paired outbound
+        one: same protocol and reqid, addresses reversed (R118). They go on in software.
+
+        Returns:
+            The SAs that the NIC no longer holds; none when there is no software IPsec, and nothing changed.
+        """
+        if self.software is None:
+            return []
+        gone: list[SaState] = []
+        for one in (state, self._pair_of(state)):
+            if one is None or not one.handle:
+                continue
+            with suppress(OidError):
+                self._withdraw(one)
+                gone += one.bundle()
+        for one in gone:
+            one.withdrawn = True
+        self.generation += 1
+        return gone
+
+    def _pair_of(self, state: SaState) -> SaState | None:
+        sa = state.sa
+        for one in self._outbound.newest_first(sa.reqid, sa.source):
+            if (
+                one.sa.reqid == sa.reqid
+                and one.sa.source == sa.destination
+                and one.sa.protocol is sa.protocol
+                and one.sa.mode is sa.mode
+                and one.handle
+            ):
+                return one
+        return None
+
+    def reoffload(self) -> None:
+        """Offload every SA anew: the NIC has started again and holds none. What it refuses now goes on in
+        software, or stays without a handle."""
+        self._handles.clear()
+        done: set[SaState] = set()
+        for state in self.table.values():
+            state.handle = NO_HANDLE
+            state.past_handles = ()
+            state.withdrawn = False
+        for state in list(self.table.values()):
+            if state in done:
+                continue
+            done.update(state.bundle())
+            self._take_back(*state.bundle(), lenient=True)
+        self.generation += 1
+
+    # ------------------------------------------------------------------------------- looking up
+
+    def resolve(
+        self,
+        template: Template,
+        source: bytes,
+        destination: bytes,
+        flow: FlowKey,
+        *,
+        partner_of: SaState | None = None,
+        alone: bool = True,
+    ) -> SaState | None:
+        """The outbound SA for a template: the newest that fits and has numbers left, else one without.
+
+        Args:
+            source, destination: end points the SA must have: the tunnel's, or the packet's own.
+            flow: the packet the SA's own selector must admit.
+            partner_of: the SA chosen for the same portion; its partner is preferred.
+            alone: no other SA protects the same portion, so this one must carry an ICV.
+        """
+        best: SaState | None = None
+        best_rank = (False, False, False)
+        for state in self._candidates(template, destination):
+            sa = state.sa
+            if (
+                not (state.handle or self.software)
+                or sa.protocol is not template.protocol
+                or sa.mode not in (None, template.mode)
+                or (any(sa.source) and sa.source != source)
+                or template.spi not in (0, sa.spi)
+                or (alone and not sa.authenticates)
+                or (sa.selector is not None and sa.selector.match(flow) is not Match.YES)
+            ):
+                continue
+            assert state.sequence is not None
+            rank = (
+                not state.sequence.exhausted,
+                partner_of is None or state.partner is partner_of,
+                sa.reqid == template.reqid,
+            )
+            if best is None or rank > best_rank:
+                best, best_rank = state, rank
+                if all(rank):
+                    break
+        return best
+
+    def _candidates(self, template: Template, destination: bytes) -> Iterator[SaState]:
+        if template.spi:
+            named = self.table.get(SaId(destination, template.protocol, template.spi))
+            if named is not None and named.sequence is not None and template.reqid in (0, named.sa.reqid):
+                yield named
+        else:
+            yield from self._outbound.newest_first(template.reqid, destination)
+        yield from self._outbound.newest_first(template.reqid, bytes(len(destination)))
+
+    def shapes(self, template: Template) -> Iterator[Shape]:
+        """Shapes of the outbound SAs that a template could ever choose, whatever the packet."""
+        if template.spi and template.destination is not None:
+            state = self.table.get(SaId(template.destination, template.protocol, template.spi))
+            if state is not None and state.sequence is not None and state.sa.mode in (None, template.mode):
+                yield shape_of(state.sa)
+            return
+        yield from self._outbound.shapes(template)
+
+    def _state(self, sa_id: SaId) -> SaState:
+        try:
+            return self.table[sa_id]
+        except KeyError:
+            raise _unknown(sa_id) from None
+
+    # ------------------------------------------------------------------------------- keeping books
+
+    def _store(self, state: SaState, past_handles: Iterable[OffloadHandle] = ()) -> None:
+        sa = state.sa
+        sa_id = SaId(sa.destination, sa.protocol, sa.spi)
+        self.table[sa_id] = state
+        if state.window is not None:
+            self.inbound[sa_id] = state
+        else:
+            self._outbound.add(state)
+        for handle in past_handles:
+            self._handles[handle] = state
+        state.past_handles = tuple(past_handles)
+        if state.handle:
+            self._handles[state.handle] = state
+        self.generation += 1
+
+    def _remove(self, state: SaState) -> None:
+        """Take an SA out of all that finds it but its handles."""
+        sa_id = state.sa.id
+        del self.table[sa_id]
+        if state.window is not None:
+            del self.inbound[sa_id]
+        else:
+            self._outbound.remove(state)
+        self.generation += 1
+
+    def _hold(self, handle: OffloadHandle, *states: SaState) -> None:
+        """The NIC holds these SAs under this handle."""
+        for state in states:
+            state.handle = handle
+            state.nic_mark = state.sequence_number
+            state.refusal = None
+        self._handles[handle] = states if len(states) > 1 else states[0]
+        self.generation += 1
+
+    def _forget(self, state: SaState) -> None:
+        """Let no handle name an SA any more."""
+        for handle in (state.handle, *state.past_handles):
+            self._unname(state, handle)
+        state.past_handles = ()
+
+    def _unname(self, state: SaState, handle: OffloadHandle) -> None:
+        named = self._handles.get(handle)
+        if named is state:
+            del self._handles[handle]
+        elif isinstance(named, tuple) and state in named:
+            self._handles[handle] = named[0] if named[1] is state else named[1]
+
+    # ------------------------------------------------------------------------------- asking the NIC
+
+    def _offload(self, state: SaState) -> None:
+        """Have the NIC hold a new SA, or software IPsec if that is able where the NIC is not.
+
+        Raises:
+            OidError: neither does.
+        """
+        try:
+            self._add_to_nic(state)
+        except OidError as error:
+            error.field = word_for(error.field, state.sa)
+            if self.software is None or error.status not in _SOFTWARE_HELPS:
+                raise
+            state.refusal = (error.status, str(error))
+            try:
+                self.software.take_in(state)
+            except OidError as last:
+                last.field = word_for(last.field, state.sa)
+                raise last from error
+
+    def _add_to_nic(self, *states: SaState) -> OffloadHandle:
+        if not self._offloading:
+            raise OidError(NdisStatus.NOT_SUPPORTED, "the host has switched IPsec offload off (R39)")
+        handle = self.nic.add_sa(request_for(*states))
+        for state in states:
+            state.handle = handle
+        return handle
+
+    def _take_back(self, *states: SaState, lenient: bool = False) -> None:
+        """Offload SAs of the table that the NIC does not hold, as one bundle.
+
+        Args:
+            lenient: a refusal of any kind leaves them without a handle.
+
+        Raises:
+            OidError: the NIC refused.
+        """
+        try:
+            handle = self._add_to_nic(*states)
+        except OidError as error:
+            for state in states:
+                state.refusal = (error.status, str(error))
+            if lenient:
+                return
+            raise
+        self._hold(handle, *states)
+
+    def _withdraw(self, state: SaState) -> None:
+        """Take an SA, and its partner, out of the NIC and of software IPsec."""
+        if state.handle:
+            self.nic.delete_sa(DeleteSa(state.handle))
+            for one in state.bundle():
+                self._retire_handle(one)
+        if self.software is not None and self.software.take_out(state):
+            self.generation += 1
+
+    def _retire_handle(self, state: SaState) -> None:
+        handles = (*state.past_handles, state.handle)
+        if len(handles) > _MAX_HANDLES:
+            self._unname(state, handles[1])
+            handles = handles[:1] + handles[2:]
+        state.past_handles = handles
+        state.handle = NO_HANDLE
+        self.generation += 1
+
+    def _join(self, esp: SaState, ah: SaState) -> None:
+        """Offload two SAs that the NIC does not hold as one bundle."""
+        handle = self._add_to_nic(esp, ah)
+        self._hold(handle, esp, ah)
+        esp.partner = ah
+        ah.partner = esp
+
+    def _release(self, state: SaState) -> None:
+        """Withdraw an SA from the NIC; a bundle partner takes the place that frees, alone."""
+        held = state.handle
+        self._withdraw(state)
+        partner = state.partner
+        if partner is not None:
+            state.partner = partner.partner = None
+            if held:
+                self._restore(partner, None)
+
+    def _restore(self, state: SaState, partner: SaState | None) -> None:
+        """Offload a released SA again as it was, alone or in a bundle with `partner`.
+
+        The NIC held it a moment ago and refuses only what cannot be alone, or when it is broken. The SA then
+        stays without a handle: it goes on in software, or nothing is sent with it and what it should
+        protect is dropped.
+        """
+        if partner is None:
+            self._take_back(state, lenient=True)
+            return
+        self._withdraw(partner)
+        esp, ah = (state, partner) if state.sa.protocol is IpsecProtocol.ESP else (partner, state)
+        esp.partner = ah
+        ah.partner = esp
+        self._take_back(esp, ah, lenient=True)
 
 
 def _same_keys(old: SecurityAssociation, new: SecurityAssociation) -> bool:
@@ -446,6 +592,15 @@ def _same_keys(old: SecurityAssociation, new: SecurityAssociation) -> bool:
     )
 
 
+def _exists(sa_id: SaId) -> OidError:
+    return OidError(
+        NdisStatus.INVALID_PARAMETER,
+        "an SA with this destination, protocol and SPI exists; delete or update it",
+        field="spi",
+        value=str(sa_id),
+    )
+
+
 def _unknown(sa_id: SaId) -> OidError:
     return OidError(
         NdisStatus.INVALID_PARAMETER,
@@ -453,4 +608,14 @@ def _unknown(sa_id: SaId) -> OidError:
         field="sa",
         value=str(sa_id),
         allowed="an SA that `sa show` lists",
+    )
+
+
+def _no_handle(handle: OffloadHandle) -> OidError:
+    return OidError(
+        NdisStatus.INVALID_PARAMETER,
+        "no SA has this handle",
+        field="handle",
+        value=str(handle),
+        allowed="a handle that adding an SA gave and deleting has not taken back",
     )

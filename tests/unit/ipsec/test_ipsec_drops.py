@@ -76,7 +76,7 @@ def test_running_kernel_knows_the_names_too() -> None:
     assert {reason.xfrm_stat for reason in DropReason if reason.xfrm_stat} <= known
 
 
-def test_ports_have_no_kernel_counter() -> None:
+def test_ports_and_a_stopped_nic_have_no_kernel_counter() -> None:
     ports = [reason for reason in DropReason if not reason.value.startswith(("in_", "out_"))]
     assert {reason.value for reason in ports} == {
         "tap_receive",
@@ -85,5 +85,8 @@ def test_ports_have_no_kernel_counter() -> None:
         "wire_down",
         "wire_receive",
         "link_queue_full",
+        "nbl_queue_full",
+        "nbl_no_driver",
+        "nic_stopped",
     }
     assert not any(reason.xfrm_stat for reason in ports)

@@ -234,7 +234,7 @@ def test_nic_that_refuses_the_bundle_stops_the_traffic() -> None:
     card.sad.add(association(OUT, TRANSPORT, "10.1.0.1", "10.2.0.1", protocol=AH), 0.0)
     card.nic.refusals = [NdisStatus.NOT_SUPPORTED]
     assert card.framed(UDP4) == []
-    assert names(card) == {"out_no_sa": 1}
+    assert names(card) == {"out_not_offloaded": 1}
 
 
 def test_transport_mode_never_uses_the_sa_of_another_host() -> None:

@@ -31,7 +31,8 @@ from vnic.ipsec.replay import ReplayVerdict
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import NO_ALGORITHM, AddSa, DeleteSa, Operation, UpdateSa
 from vnic.ndis.status import NdisStatus
-from vnic.transport.sad import Sad, SaState
+from vnic.transport.sad import Sad
+from vnic.transport.state import SaState
 
 TAKEN = NdisStatus.SUCCESS
 
@@ -513,7 +514,7 @@ def test_bundle_can_be_deleted_from_a_nic_that_is_full(gone: SecurityAssociation
 
 def test_all_handles_of_a_bundle_are_gone_with_its_last_sa() -> None:
     nic, sad, esp, ah = bundled()
-    handles = {*esp.handles, *ah.handles}
+    handles = {esp.handle, *esp.past_handles, *ah.past_handles}
     sad.delete(ESP_SA.id)
     sad.delete(AH_SA.id)
     assert nic.bundles == {}
@@ -608,7 +609,7 @@ def test_bundling_tells_the_nic_how_far_the_numbers_are() -> None:
 
 def test_bundling_back_and_forth_remembers_a_bounded_number_of_handles() -> None:
     _, sad, esp, ah = bundled()
-    first = esp.handles[0]
+    first = esp.past_handles[0]
     for _ in range(200):
         sad.unbundle(esp)
         sad.bundle(esp, ah)

@@ -1,0 +1,143 @@
+"""Software IPsec: a second NIC without limits, for what the first may or can not do.
+
+Law: holds an SA only from the moment it is needed. Numbers and windows are the transport's and so the same
+for both; IVs never repeat because both take them from one source (the engine sees to that).
+
+Extended sequence numbers: either NIC follows the upper half by the packets it sees, and so loses it when the
+other has worked for 2^31 packets. Each is told anew (R120) long before.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from vnic.errors import OidError
+from vnic.ipsec.sequence import infer_extended
+from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, ReceiveInfo
+from vnic.ndis.oid import DeleteSa, Miniport, UpdateSa
+from vnic.transport.requests import operation_of, request_for
+from vnic.transport.state import NO_HANDLE, SaState
+
+_STALE = 1 << 30
+"""Numbers a NIC may miss and still know the upper half for certain."""
+
+
+class SoftwareIpsec:
+    """The second NIC and what it holds.
+
+    Args:
+        miniport: has every capability and its IPsec switched on.
+        nic: the first, whose upper halves are kept up with what passes here.
+    """
+
+    def __init__(self, miniport: Miniport, nic: Miniport) -> None:
+        self._miniport = miniport
+        self._nic = nic
+        self._nic_is_behind: list[SaState] = []
+
+    def take_in(self, *states: SaState) -> OffloadHandle:
+        """Hold SAs as one bundle, if they are not held so: one SA, or ESP then AH; gives its handle.
+
+        Raises:
+            OidError: they cannot be held at all.
+        """
+        first = states[0]
+        partner = states[1] if len(states) == 2 else None
+        if first.software_handle and first.software_partner is partner:
+            return first.software_handle
+        for state in states:
+            self.take_out(state)
+        handle = self._miniport.add_sa(request_for(*states))
+        for state in states:
+            state.software_handle = handle
+            state.software_mark = state.sequence_number
+        if partner is not None:
+            first.software_partner = partner
+            partner.software_partner = first
+        return handle
+
+    def take_out(self, state: SaState) -> bool:
+        """Forget an SA and the bundle it is held in; gives whether it was held."""
+        if not state.software_handle:
+            return False
+        self._miniport.delete_sa(DeleteSa(state.software_handle))
+        partner = state.software_partner
+        for one in (state, partner):
+            if one is not None:
+                one.software_handle = NO_HANDLE
+                one.software_partner = None
+        return True
+
+    def rebase(self, state: SaState, number: int) -> None:
+        """Tell the software the upper half of an SA's number, if it holds the SA."""
+        if state.software_handle:
+            _rebase(self._miniport, state.software_handle, state, number)
+            state.software_mark = number
+
+    def seal(self, burst: list[NetBuffer], states: list[SaState]) -> list[NetBuffer]:
+        """Seal frames that were framed with the latest numbers of these SAs, in place.
+
+        Returns:
+            The sealed ones, without `transmit`: the NIC has nothing to do with them any more.
+        """
+        for state in states:
+            if state.sa.esn:
+                last = state.sequence_number
+                self._keep_up(state, last - len(burst) + 1, last)
+        self._miniport.send(burst)
+        sealed = [buffer for buffer in burst if not buffer.status]
+        for buffer in sealed:
+            buffer.transmit = None
+        return sealed
+
+    def open(self, buffer: NetBuffer, state: SaState, low: int) -> ReceiveInfo | None:
+        """Open a frame of an inbound SA and of those inside that are held, in place.
+
+        Args:
+            low: the number in the outermost header, as on the wire.
+        """
+        try:
+            self.take_in(*state.bundle())
+        except OidError:
+            return None
+        if state.sa.esn:
+            number = infer_extended(low, state.sequence_number)
+            self._keep_up(state, number, max(number, state.sequence_number))
+        self._miniport.receive([buffer])
+        return buffer.receive
+
+    def _keep_up(self, state: SaState, number: int, highest: int) -> None:
+        """See to it that both NICs know the upper half, as packets pass here and not there.
+
+        Args:
+            number: of the next packet here.
+            highest: afterwards.
+        """
+        if not -_STALE < number - state.software_mark < _STALE:
+            self.rebase(state, number)
+        state.software_mark = highest
+        if state.handle and not -_STALE < highest - state.nic_mark < _STALE:
+            state.nic_mark = highest
+            self._nic_is_behind.append(state)
+
+    def update_nic(self) -> None:
+        """Tell the NIC the upper halves that it has lost touch with. Between bursts: frames that wait for it
+        have older numbers."""
+        if not self._nic_is_behind:
+            return
+        for state in self._nic_is_behind:
+            if state.handle:
+                with suppress(OidError):
+                    _rebase(self._nic, state.handle, state, state.sequence_number)
+        self._nic_is_behind.clear()
+
+
+def _rebase(miniport: Miniport, handle: OffloadHandle, state: SaState, number: int) -> None:
+    """Set the upper half of an SA's numbers.
+
+    A NIC that has this half already goes on as it is, and could be 2^31 numbers behind; so another half
+    comes first.
+    """
+    high = number >> 32
+    for half in (high ^ 1, high):
+        miniport.update_sa(UpdateSa(handle, operation_of(state.sa), state.sa.spi, half))
