@@ -74,10 +74,10 @@ _MAX_PLANS = 4096
 _UDP_ESP_PORTIONS = {
     UDP_ESP_TRANSPORT: Mode.TRANSPORT,
     UDP_ESP_TUNNEL: Mode.TUNNEL,
-    TRANSPORT_OVER_UDP_ESP_TUNNEL: Mode.TUNNEL,
-    UDP_ESP_TRANSPORT_OVER_TUNNEL: Mode.TRANSPORT,
+    TRANSPORT_OVER_UDP_ESP_TUNNEL: None,
+    UDP_ESP_TRANSPORT_OVER_TUNNEL: None,
 }
-"""The SA that goes into UDP, by subtype."""
+"""The portion that a subtype speaks of; None: of both, so that either SA of such a packet may name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,8 +388,7 @@ def _portion(offer: _Offer, request: AddSa) -> Mode | None:
     subtype = request.udp_esp_encapsulation
     if subtype:
         value = f"{subtype:#x}"
-        named = _UDP_ESP_PORTIONS.get(subtype)
-        if named is None:
+        if subtype not in _UDP_ESP_PORTIONS:
             legal = ", ".join(f"{bit:#x}" for bit in (0, *_UDP_ESP_PORTIONS))
             raise _invalid("not one UDP-ESP subtype", "udp_esp_encapsulation", value, legal)
         if not subtype & offer.udp_esp:
@@ -397,11 +396,12 @@ def _portion(offer: _Offer, request: AddSa) -> Mode | None:
             raise _unsupported("this NIC does not do that", "udp_esp_encapsulation", value, able)
         if [element.operation for element in request.elements] != [Operation.ESP]:
             raise _unsupported("only ESP alone goes into UDP (R96)", "udp_esp_encapsulation", value, "0")
-        if portion not in (None, named):
+        named = _UDP_ESP_PORTIONS[subtype]
+        if named is not None and portion not in (None, named):
             raise _invalid(
                 "the UDP-ESP subtype is for another portion", "udp_esp_encapsulation", value, portion.value
             )
-        portion = named
+        portion = portion or named
     if portion is None:
         return None
     for element in request.elements:

@@ -1,4 +1,4 @@
-"""Which packets the NIC takes: the usual shape at a glance, and the capabilities.
+"""The usual shape of a protected packet, at a glance.
 
 Law: answers from headers alone. What `plain_esp` finds is what `packet.ip` would find; it only finds less.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import struct
 
-from vnic.ndis.capabilities import OffloadCapabilities
 from vnic.packet.esp import ESP_HEADER_LENGTH
 from vnic.packet.ethernet import ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6
-from vnic.packet.ip import ESP, IPV4_LENGTH, IPV6_LENGTH, IpHeader
+from vnic.packet.ip import ESP, IPV4_LENGTH, IPV6_LENGTH
 
 PLAIN_IPV4_START = ETHERNET_LENGTH + IPV4_LENGTH
 PLAIN_IPV6_START = ETHERNET_LENGTH + IPV6_LENGTH
@@ -49,12 +48,3 @@ def plain_esp(frame: bytes | bytearray) -> tuple[int, int, int]:
         if first >> 4 == 6 and fragment >> 8 == ESP and PLAIN_IPV6_START + ESP_HEADER_LENGTH <= end <= size:
             return 6, PLAIN_IPV6_START, end
     return 0, 0, 0
-
-
-def within(capabilities: OffloadCapabilities, header: IpHeader) -> bool:
-    """Whether a NIC may process a packet with this IP header (R175)."""
-    if header.version == 4:
-        return capabilities.ipv4_options or not header.has_options
-    return capabilities.ipv6_supported and (
-        capabilities.ipv6_non_ipsec_extension_headers or not header.has_options
-    )

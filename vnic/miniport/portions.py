@@ -17,7 +17,7 @@ from vnic.errors import PacketError
 from vnic.ipsec.association import Mode
 from vnic.miniport.abilities import Abilities
 from vnic.miniport.sa_table import OutboundBundle
-from vnic.miniport.udp_esp import Place, fits, implied_mode
+from vnic.miniport.udp_esp import Place, fits, implied_mode, subtypes
 from vnic.packet.esp import ESP_TRAILER_LENGTH
 from vnic.packet.ip import AH, ESP, IPV4_IN_IP, IPV6_IN_IP, UDP, IpHeader, parse_ip
 from vnic.packet.udp import UDP_HEADER, UDP_LENGTH
@@ -99,8 +99,7 @@ def find_headers(
         _check_udp(frame, udp, header.end, large=large)
         start += UDP_LENGTH
         protocol = ESP
-    subtypes = bundle.udp_esp & able.udp_esp or bundle.udp_esp
-    if not fits(subtypes, bundle.portion, in_udp=bool(udp), place=place):
+    if not fits(subtypes(bundle, able), bundle.portion, in_udp=bool(udp), place=place):
         raise PacketError("UDP encapsulation other than the SA's")
     if bundle.ah is not None:
         if protocol != AH:

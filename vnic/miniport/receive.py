@@ -26,7 +26,7 @@ from vnic.miniport.delete_requests import DeleteRequests
 from vnic.miniport.layout import plain_esp
 from vnic.miniport.sa_table import InboundBundle, SaTable
 from vnic.miniport.traffic_filter import passes_addresses, passes_protocol
-from vnic.miniport.udp_esp import Place, fits, implied_mode, inside
+from vnic.miniport.udp_esp import Place, fits, implied_mode, inside, subtypes
 from vnic.ndis.capabilities import NO_TASK_OFFLOAD, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
 from vnic.ndis.oid import OidVersion
@@ -316,7 +316,7 @@ class _Walk:
         if protocol not in _IP_IN_IP or portion is Mode.TRANSPORT:
             # A packet inside transport mode is the business of whoever made that tunnel.
             return None
-        self._place = inside(bundle.udp_esp, in_udp=in_udp)
+        self._place = inside(subtypes(bundle, self._able[bundle.oid_version]), in_udp=in_udp)
         try:
             return parse_ip(self._frame, start, end)
         except PacketError:
@@ -381,8 +381,8 @@ class _Walk:
             and not table.parser_entries.parses(NAT_TRAVERSAL_PORT)
         ):
             return None
-        subtypes = bundle.udp_esp & self._able[bundle.oid_version].udp_esp or bundle.udp_esp
-        return bundle if fits(subtypes, bundle.portion, in_udp=in_udp, place=self._place) else None
+        udp_esp = subtypes(bundle, self._able[bundle.oid_version])
+        return bundle if fits(udp_esp, bundle.portion, in_udp=in_udp, place=self._place) else None
 
     def _check(self, bundle: InboundBundle, header: IpHeader, protocol: int, previous: int) -> None:
         """Whether one more layer may be opened.

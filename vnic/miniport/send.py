@@ -22,7 +22,7 @@ from vnic.miniport.layout import plain_esp
 from vnic.miniport.lso import check_covers, check_large_send, cut, headers_only
 from vnic.miniport.portions import IP_IN_IP, Portion, find_headers, ip_header, seal, whole_portion
 from vnic.miniport.sa_table import OutboundBundle, SaTable
-from vnic.miniport.udp_esp import Place, inside
+from vnic.miniport.udp_esp import Place, inside, subtypes
 from vnic.ndis.capabilities import NO_TASK_OFFLOAD, TaskOffload
 from vnic.ndis.netbuffer import ChecksumRequest, NetBuffer, NetBufferList, TransmitInfo
 from vnic.ndis.oid import OidVersion
@@ -163,7 +163,7 @@ class Sender:
             inner = ip_header(frame, around.text, around.text_end, able)
             if around.next_header != IP_IN_IP[inner.version]:
                 raise PacketError("the tunnel portion does not name the packet inside it")
-            place = inside(tunnel.udp_esp, in_udp=bool(around.headers.udp))
+            place = inside(subtypes(tunnel, tunnel_able), in_udp=bool(around.headers.udp))
             portions = [around, _portion(frame, inner, bundle, able, place)]
         if bundle.oid_version is OidVersion.V2:
             _check_header_info(info, portions[-1], outer.offset)

@@ -1,7 +1,7 @@
 """Which SA may protect an ESP layer, by whether that layer stands in UDP and what is around it.
 
-Law: looks at the SA's subtype and the layer's place, never at bytes. V1 SAs do not name one subtype, so a
-bundle may carry several bits: those its mode allows.
+Law: looks at the SA's subtype and the layer's place, never at bytes. V1 SAs name no subtype, so they have all
+that their mode allows.
 
     subtype                            outermost layer     layer inside a tunnel
     UDP_ESP_TRANSPORT              1   in UDP              -
@@ -20,12 +20,15 @@ from __future__ import annotations
 from enum import Enum
 
 from vnic.ipsec.association import Mode
+from vnic.miniport.abilities import Abilities
+from vnic.miniport.sa_table import Bundle
 from vnic.ndis.capabilities import (
     TRANSPORT_OVER_UDP_ESP_TUNNEL,
     UDP_ESP_TRANSPORT,
     UDP_ESP_TRANSPORT_OVER_TUNNEL,
     UDP_ESP_TUNNEL,
 )
+from vnic.ndis.oid import OidVersion
 
 
 class Place(Enum):
@@ -51,14 +54,28 @@ _FITS: dict[tuple[bool, Place], tuple[tuple[int, Mode], ...]] = {
 }
 """By whether the layer stands in UDP: the subtypes that fit a place, and the mode each means there."""
 
+_V1_SUBTYPES = {
+    Mode.TRANSPORT: UDP_ESP_TRANSPORT | UDP_ESP_TRANSPORT_OVER_TUNNEL,
+    Mode.TUNNEL: UDP_ESP_TUNNEL | TRANSPORT_OVER_UDP_ESP_TUNNEL,
+}
+
 _TAKES_PLAIN = (Place.OUTERMOST, Place.IN_PLAIN_TUNNEL, Place.IN_UDP_TUNNEL)
+
+
+def subtypes(bundle: Bundle, able: Abilities) -> int:
+    """The subtypes of a bundle that the NIC does; all of the bundle's when it does none of them, which
+    `Abilities.covers` refuses."""
+    bits = bundle.udp_esp
+    if bits and bundle.oid_version is OidVersion.V1 and bundle.portion is not None:
+        bits = _V1_SUBTYPES[bundle.portion]
+    return bits & able.udp_esp or bits
 
 
 def fits(udp_esp: int, portion: Mode | None, *, in_udp: bool, place: Place) -> bool:
     """Whether an SA may protect a layer.
 
     Args:
-        udp_esp: subtypes of the SA that the NIC does.
+        udp_esp: `subtypes` of the SA.
         portion: the mode of the SA, None when the request named none.
         in_udp: whether the layer stands in UDP.
     """

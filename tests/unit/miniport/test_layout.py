@@ -4,8 +4,7 @@ from hypothesis import strategies as st
 from nic_frames import ESP, UDP, V4, V6, ethernet, ip, ipv4
 
 from vnic.errors import PacketError
-from vnic.miniport.layout import plain_esp, within
-from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.miniport.layout import plain_esp
 from vnic.packet.ethernet import ip_offset
 from vnic.packet.ip import parse_ip
 
@@ -85,16 +84,3 @@ def test_what_is_found_is_what_the_parser_finds(
     assert not header.has_options
     assert header.protocol == ESP
     assert found == (header.version, header.payload_offset, header.end)
-
-
-@pytest.mark.rule(175)
-def test_capabilities_say_which_headers_the_nic_takes() -> None:
-    plain = parse_ip(ip(V4, UDP, BODY), 0)
-    with_options = parse_ip(ipv4(*V4, UDP, BODY, options=b"\x01" * 4), 0)
-    with_extension = parse_ip(ip(V6, 0, b"\x11\x00\x01\x04\0\0\0\0" + BODY), 0)
-    everything = OffloadCapabilities()
-    assert all(within(everything, header) for header in (plain, with_options, with_extension))
-    assert within(OffloadCapabilities(ipv4_options=False), plain)
-    assert not within(OffloadCapabilities(ipv4_options=False), with_options)
-    assert not within(OffloadCapabilities(ipv6_non_ipsec_extension_headers=False), with_extension)
-    assert not within(OffloadCapabilities(ipv6_supported=False), parse_ip(ip(V6, UDP, BODY), 0))
