@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine": CORE | {"errors"},
     "ports": frozenset({"errors", "ipsec.drops", "ndis", "netlink", "packet"}),
     "netlink": frozenset({"errors"}),
-    "control": IPSEC_VALUES | {"errors"},
+    "control": IPSEC_VALUES | {"errors", "ndis.oids"},
     "daemon": CORE | {"control", "errors", "netlink", "ports"},
-    "cli": IPSEC_VALUES | {"control", "errors"},
+    "cli": IPSEC_VALUES | {"control", "errors", "ndis.oids"},
+    "driver": frozenset({"control", "errors", "ndis"}),
     "__main__": frozenset({"cli"}),
 }
 """Layer → what it may import besides itself and the bare package: a whole layer, or one of its modules."""

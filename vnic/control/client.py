@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from asyncvarlink import VarlinkMethodCall, VarlinkMethodReply, VarlinkMethodSignature, varlinksignature
+from asyncvarlink import VarlinkMethodCall, VarlinkMethodReply
 from asyncvarlink.conversion import ConversionError
 
-from vnic.control.framing import END, decode, encode, misfit
+from vnic.control.conversion import reply_of, signature_of
+from vnic.control.framing import END, MESSAGE_LIMIT, decode, encode, misfit
 from vnic.control.interface import (
     INTERFACE,
-    AdapterInterface,
     Call,
     InternalError,
     PermissionDenied,
@@ -122,35 +122,37 @@ class Client:
             NotReachedError: the daemon went away before it answered; whether it acted is not known.
             ControlError: it answered what this client does not understand.
         """
-        signature = _signature_of(request)
-        await self._send(request, signature)
-        return _reply_of(request, signature, await self._receive())
+        await self._send(request)
+        return _reply_of(request, await self._receive())
 
     async def stream(self, request: Call[Reply]) -> AsyncIterator[Reply]:
-        """Make a call that is answered again and again (`Call.streams`), until the daemon ends it.
+        """Make a call that is answered again and again (`Call.streams`, `Call.parts`), until the daemon ends
+        it.
 
         Raises:
             As for `call`.
         """
-        signature = _signature_of(request)
-        await self._send(request, signature)
+        await self._send(request, more=True)
         continues = True
         while continues:
             reply = await self._receive()
             continues = reply.continues
-            yield _reply_of(request, signature, reply)
+            yield _reply_of(request, reply)
 
-    async def _send(self, request: Call[Any], signature: VarlinkMethodSignature) -> None:
+    async def _send(self, request: Call[Any], *, more: bool = False) -> None:
         # A parameter that is None is left out: that is what Varlink's null means.
         given = {name: value for name, value in parameters_of(request).items() if value is not None}
         try:
-            parameters = signature.parameter_type.tojson(given)
+            parameters = signature_of(type(request)).parameter_type.tojson(given)
         except ConversionError as error:
             raise misfit(type(request), given, error) from None
         method = f"{INTERFACE}.{type(request).__name__}"
-        message = VarlinkMethodCall(method, parameters, more=signature.more)
+        message = VarlinkMethodCall(method, parameters, more=more)
         try:
-            self._writer.write(encode(message.tojson()))
+            data = encode(message.tojson())
+            if len(data) > MESSAGE_LIMIT:
+                raise _too_long(parameters, len(data))
+            self._writer.write(data)
             await self._writer.drain()
         except UnicodeEncodeError:
             raise RequestError("a text that is not Unicode", allowed="UTF-8") from None
@@ -175,18 +177,22 @@ class Client:
         )
 
 
-def _signature_of(request: Call[Any]) -> VarlinkMethodSignature:
-    signature = varlinksignature(getattr(AdapterInterface, type(request).__name__))
-    assert signature is not None
-    return signature
+def _too_long(parameters: dict[str, Any], length: int) -> RequestError:
+    """Say which parameter makes a call too long."""
+    longest = max(parameters, key=lambda name: len(encode({"": parameters[name]})), default="")
+    return RequestError(
+        f"the call has {length} bytes, which is more than the daemon takes",
+        field=longest,
+        allowed=f"at most {MESSAGE_LIMIT} bytes in all",
+    )
 
 
-def _reply_of(request: Call[Reply], signature: VarlinkMethodSignature, reply: VarlinkMethodReply) -> Reply:
+def _reply_of(request: Call[Reply], reply: VarlinkMethodReply) -> Reply:
     """Give the typed reply, or raise the error it carries."""
     given: dict[str, Any] = reply.parameters
     try:
         if reply.error is None:
-            return request.reply_type()(**signature.return_type.fromjson(given))
+            return reply_of(type(request), given)
         if reply.error == Refused.name:
             raise RefusedError(**Refused.paramtype.fromjson(given))
         if reply.error == PermissionDenied.name:

@@ -21,12 +21,15 @@ from vnic.errors import ControlError, RequestError
 
 END = b"\0"
 
+MESSAGE_LIMIT = 1 << 20
+"""Bytes of one call."""
+
 _SHOWN_LENGTH = 80
 """Characters of a stranger's text that an error repeats."""
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """Give the bytes of a message, END included."""
+    """Give the bytes of a message of builtins and of messages of the interface, END included."""
     return msgspec.json.encode(message) + END
 
 

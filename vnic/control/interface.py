@@ -41,7 +41,7 @@ StateWord = Literal["running", "failed", "paused", "resetting", "removed"]
 PlaceWord = Literal["card", "tap", "wire", "nbl"]
 TransportWord = Literal["inline", "external"]
 OffloadWord = Literal["nic", "software", "none"]
-UdpEspWord = Literal["udp-transport", "udp-tunnel", "transport-over-udp-tunnel", "udp-transport-over-tunnel"]
+UdpEspWord = Literal["udp_transport", "udp_tunnel", "transport_over_udp_tunnel", "udp_transport_over_tunnel"]
 RequestTypeWord = Literal["query", "set"]
 NblDirectionWord = Literal["send", "receive"]
 EventWord = Literal[
@@ -90,6 +90,8 @@ class Call(Generic[Reply_co]):
     """Whether one who may only look may call it; all else needs an administrator."""
     streams: ClassVar[bool] = False
     """Whether replies follow one another until the caller goes."""
+    parts: ClassVar[bool] = False
+    """Whether a caller who takes more than one reply (`more`) gets a long answer in parts."""
 
     def shows_keys(self) -> bool:
         """Whether this very call asks for keys."""
@@ -274,7 +276,7 @@ class SaState:
     """RFC 3339."""
     used: str | None
     """RFC 3339; null if it never was."""
-    offload: OffloadWord = "nic"
+    offload: OffloadWord
     """Who works on its packets: the NIC, software IPsec, or nobody."""
 
 
@@ -364,9 +366,9 @@ class CardStatistics:
     rx_bypassed: int
     tx_passed: int
     rx_passed: int
-    tx_software: int = 0
+    tx_software: int
     """Packets the NIC may or can not seal, sealed by software IPsec."""
-    rx_software: int = 0
+    rx_software: int
 
 
 @value
@@ -396,8 +398,10 @@ class AdapterStatistics:
     """Reasons that were counted at least once."""
     forwarder_errors: int
     """Bursts given up because of a defect; 0 on a healthy adapter."""
+    sa_count: int
     sas: list[SaState]
-    nbl: NblStatistics | None = None
+    """Empty if they were not asked for."""
+    nbl: NblStatistics | None
     """Null with the inline transport."""
 
 
@@ -442,25 +446,26 @@ class AdapterState:
     tap: TapState | None
     """Null with an external transport."""
     wire: WireState
-    non_ip: NonIpWord
-    policy_default_in: DefaultWord
-    policy_default_out: DefaultWord
+    non_ip: NonIpWord | None
+    """Null with an external transport, as are the next two."""
+    policy_default_in: DefaultWord | None
+    policy_default_out: DefaultWord | None
     capture: CaptureState | None
     sa_count: int
     policy_count: int
     card: CardStatistics
     tap_statistics: PortStatistics | None
     wire_statistics: PortStatistics
-    transport: TransportWord = "inline"
-    nbl_socket: str | None = None
+    transport: TransportWord
+    nbl_socket: str | None
     """Path of the socket a protocol driver attaches to; null with the inline transport."""
-    driver: bool = False
+    driver: bool
     """Whether a protocol driver is attached."""
-    software: bool = True
-    """Whether software IPsec takes what the NIC may or can not."""
-    keywords: dict[str, int] | None = None
+    software: bool
+    """Whether software IPsec takes what the NIC may or can not; false with an external transport."""
+    keywords: dict[str, int]
     """The registry of the adapter: standardized keywords and their values."""
-    load_balancing: str | None = None
+    load_balancing: str | None
     """The load-balancing device above the TAP, which keeps IPsec from the NIC (R18); null is none."""
 
 
@@ -533,6 +538,7 @@ class Feature:
     """One thing a card may be able to do, as `ethtool -k` lists them."""
 
     name: str
+    """As the configuration calls it: `esn`, `encryptions.aes-gcm-128`, `udp_esp.udp_tunnel`, `v1.ah_send`."""
     hardware: bool
     """The hardware can."""
     enabled: bool
@@ -553,12 +559,15 @@ class AdapterCapabilities:
     integrities: list[AlgorithmCapability]
     tap_features: dict[str, str]
     wire_features: dict[str, str]
-    hardware: NdisCapabilities | None = None
+    hardware: NdisCapabilities
     """What the hardware could do."""
-    v1: V1State | None = None
+    v1: V1State
     """The current configuration of V1."""
-    v1_hardware: V1State | None = None
-    features: list[Feature] | None = None
+    v1_hardware: V1State
+    features: list[Feature]
+    """Everything the NIC could be able to do, whether it is on, and why not."""
+    sas_offloaded: int
+    """SA bundles the NIC holds now; `hardware.sa_offload_capacity` fit."""
 
 
 @value
@@ -639,7 +648,7 @@ class Nbl:
     """Completion status of a send; 0 for a receive."""
     status_name: str
     oob: Oob
-    lost: int = 0
+    lost: int
     """Frames this watcher did not get before this one because it was slow."""
 
 
@@ -792,8 +801,8 @@ class SaReply:
     """The NIC's. Not SUCCESS, with handle 0: the NIC refused it and software IPsec has taken it."""
     status_name: str
     weak: list[str]
-    offload: OffloadWord = "nic"
-    message: str = ""
+    offload: OffloadWord
+    message: str
     """Why the NIC refused it, else empty."""
 
 
@@ -877,9 +886,13 @@ class FlushSas(Call[FlushSasReply]):
 
 @call
 class ListSas(Call[SasReply]):
-    """Show the SAs, of one adapter if named. Keys only for an administrator who asks."""
+    """Show the SAs, of one adapter if named. Keys only for an administrator who asks.
+
+    Called with `more` the answer comes in parts; without, one answer holds up to 10,000 SAs and a call that
+    has more is refused."""
 
     reader = True
+    parts = True
 
     adapter: str | None = None
     reveal_keys: bool | None = None
@@ -1034,6 +1047,9 @@ class MonitorReply:
 class OidReply:
     """The answer to an OID request."""
 
+    oid: int
+    oid_name: str
+    """Its NDIS name, or the number in hexadecimal."""
     status: int
     """NDIS_STATUS."""
     status_name: str
@@ -1043,6 +1059,8 @@ class OidReply:
     bytes_written: int
     bytes_needed: int
     supported_revision: int
+    handles: list[int]
+    """After an addition: OffloadHandle of each entry as it stands in the buffer, 0 for one that failed."""
     message: str
     """What was wrong, for a person; empty on success. With a list of which some entries failed: why the first
     of them did."""
@@ -1116,6 +1134,8 @@ class GetStatistics(Call[StatisticsReply]):
     reader = True
 
     adapter: str | None = None
+    sas: bool | None = None
+    """Whether to describe each SA; null is true up to 10,000 SAs."""
 
 
 @call
@@ -1241,7 +1261,7 @@ class Service(Protocol):
         ...
 
     def stream(self, request: Call[Reply_co]) -> AsyncIterator[Reply_co]:
-        """Carry out a call whose class has `streams`."""
+        """Carry out a call whose class has `streams`, or `parts`."""
         ...
 
 

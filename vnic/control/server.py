@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import inspect
 import logging
 import os
 import socket
@@ -26,29 +25,32 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from asyncvarlink import VarlinkErrorReply, VarlinkInterfaceRegistry, VarlinkMethodCall, VarlinkMethodReply
+from asyncvarlink import VarlinkErrorReply, VarlinkInterfaceRegistry, VarlinkMethodCall
 from asyncvarlink.conversion import ConversionError
 from asyncvarlink.serviceinterface import InvalidParameter, MethodNotImplemented, VarlinkServiceInterface
 
 from vnic import __version__
 from vnic.control.access import Access, Peer, Role, peer_of
-from vnic.control.framing import END, decode, encode, misfit
+from vnic.control.conversion import call_of
+from vnic.control.framing import END, MESSAGE_LIMIT, decode, encode
 from vnic.control.interface import (
     CALLS,
     INTERFACE,
     AdapterInterface,
+    Call,
     InternalError,
     PermissionDenied,
     Service,
     refused,
 )
-from vnic.errors import ControlError
+from vnic.errors import ControlError, RequestError, VnicError
 
 log = logging.getLogger(__name__)
 
 _CALL_BY_NAME = {f"{INTERFACE}.{request.__name__}": request for request in CALLS}
+_PLAIN = frozenset(("method", "parameters"))
 _METHOD_LIMIT = 255
 _BACKLOG = 64
 _SOCKET_MODE = 0o660
@@ -64,12 +66,38 @@ class Limits:
     """Clients that are no administrators, so that these always find room."""
     per_user: int = 16
     """Clients of one user who is no administrator."""
-    message_length: int = 1 << 20
+    message_length: int = MESSAGE_LIMIT
     """Bytes of one call."""
     unread_length: int = 256 << 10
     """Bytes of answers that may wait before the next call is looked at."""
     stall_s: float = 10.0
     """How long a client may leave an answer unread, or a call unfinished."""
+
+
+class _PlainCall(NamedTuple):
+    """A call without any of the words that change how it is answered; most are."""
+
+    method: str
+    parameters: dict[str, Any]
+    oneway: bool = False
+    more: bool = False
+    upgrade: bool = False
+
+
+def _read(message: bytes) -> VarlinkMethodCall | _PlainCall:
+    """Read a call.
+
+    Raises:
+        ControlError, TypeError, ValueError: it is none.
+    """
+    # Some clients write out what they leave out.
+    given = {member: value for member, value in decode(message).items() if value is not None}
+    method, parameters = given.get("method"), given.get("parameters", {})
+    if given.keys() <= _PLAIN and method in _CALL_BY_NAME and isinstance(parameters, dict):
+        return _PlainCall(str(method), parameters)
+    if len(str(given.get("method", ""))) > _METHOD_LIMIT:
+        raise ValueError("method")
+    return VarlinkMethodCall.fromjson(given)
 
 
 class Server:
@@ -165,15 +193,14 @@ class _Connection(asyncio.Protocol):
             return
         self.server.connections.add(self)
         self._transport.set_write_buffer_limits(high=self.server.limits.unread_length)
+        self._interface = AdapterInterface(
+            self.server.service,
+            administrator=self.role is Role.ADMINISTRATOR,
+            caller=f"uid {self.peer.uid}, pid {self.peer.pid}",
+        )
         registry = VarlinkInterfaceRegistry()
         registry.register_interface(VarlinkServiceInterface("vnic", "vnicd", __version__, "", registry))
-        registry.register_interface(
-            AdapterInterface(
-                self.server.service,
-                administrator=self.role is Role.ADMINISTRATOR,
-                caller=f"uid {self.peer.uid}, pid {self.peer.pid}",
-            )
-        )
+        registry.register_interface(self._interface)
         self._registry = registry
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -223,7 +250,7 @@ class _Connection(asyncio.Protocol):
         length = self._buffer.find(END, self._searched)
         limit = self.server.limits.message_length
         if length > limit or (length < 0 and len(self._buffer) > limit):
-            self._break_off(f"sent a message longer than {limit} bytes")
+            self._refuse_length(limit)
         elif length < 0:
             self._searched = len(self._buffer)
             self._be_patient(bool(self._buffer))
@@ -258,6 +285,15 @@ class _Connection(asyncio.Protocol):
             stall_s = self.server.limits.stall_s
             self._patience = self._loop.call_later(stall_s, self._break_off, "left a call unfinished")
 
+    def _refuse_length(self, limit: int) -> None:
+        """Say that a call is too long, and hang up when the caller had a moment to read it."""
+        error = RequestError("the call is too long", field="message", allowed=f"at most {limit} bytes")
+        self._transport.write(encode(refused(error).toreply().tojson()))
+        self.server.connections.discard(self)
+        self._transport.pause_reading()
+        self._buffer.clear()
+        self._loop.call_later(_LAST_WORDS_S, self._break_off, f"sent a call longer than {limit} bytes")
+
     def _break_off(self, reason: str) -> None:
         log.info("client uid %d, pid %d %s: disconnected", self.peer.uid, self.peer.pid, reason)
         self._transport.abort()
@@ -265,11 +301,7 @@ class _Connection(asyncio.Protocol):
     async def _serve(self, message: bytes) -> None:
         """Carry out one call and answer it."""
         try:
-            # Some clients write out what they leave out.
-            given = {member: value for member, value in decode(message).items() if value is not None}
-            if len(str(given.get("method", ""))) > _METHOD_LIMIT:
-                raise ValueError("method")
-            call = VarlinkMethodCall.fromjson(given)
+            call = _read(message)
         except (ControlError, TypeError, ValueError):
             self._break_off("sent what is no call")
             return
@@ -279,47 +311,70 @@ class _Connection(asyncio.Protocol):
             await self._carry_out(call)
         except VarlinkErrorReply as error:
             if not call.oneway:
-                await self._reply(error.toreply())
+                await self._reply(cast(dict[str, Any], error.toreply().tojson()))
         except (ControlError, asyncio.CancelledError):
             raise
         except Exception as error:
             _log_defect(call.method, error)
             if not call.oneway:
                 text = "a defect of the daemon; its log says where (`journalctl -u vnicd`)"
-                await self._reply(InternalError(message=text).toreply())
+                await self._reply(cast(dict[str, Any], InternalError(message=text).toreply().tojson()))
         if self.role is Role.STRANGER:
             self._transport.close()
 
-    async def _carry_out(self, call: VarlinkMethodCall) -> None:
+    async def _carry_out(self, call: VarlinkMethodCall | _PlainCall) -> None:
+        request_type = _CALL_BY_NAME.get(call.method)
+        if request_type is None or call.upgrade or (request_type.streams and not call.more):
+            await self._introduce(call)
+            return
+        try:
+            request = call_of(request_type, call.parameters)
+            self._interface.admit(request)
+            if request_type.streams or (request_type.parts and call.more):
+                await self._stream(request)
+                return
+            answer = await self.server.service.answer(request)
+        except VnicError as error:
+            raise refused(error) from error
+        if not call.oneway:
+            await self._reply({"parameters": answer})
+
+    async def _stream(self, request: Call[Any]) -> None:
+        """Send reply after reply; of a long answer in parts the last one says that it is."""
+        parts = request.parts
+        self.streaming = not parts
+        last: Any = None
+        # Every answer waits for the one behind it, so that the last is known to be the last.
+        async with contextlib.aclosing(cast(Any, self.server.service.stream(request))) as answers:
+            async for answer in answers:
+                if not parts:
+                    await self._reply({"parameters": answer, "continues": True})
+                    continue
+                if last is not None:
+                    await self._reply({"parameters": last, "continues": True})
+                last = answer
+        if parts:
+            await self._reply({"parameters": last})
+
+    async def _introduce(self, call: VarlinkMethodCall | _PlainCall) -> None:
+        """Answer for org.varlink.service, and refuse what is no call of ours."""
         if call.upgrade:
             raise MethodNotImplemented(method=call.method)
-        method, signature = self._registry.lookup_method(call)
+        full = VarlinkMethodCall(call.method, call.parameters, call.oneway, call.more)
+        method, signature = self._registry.lookup_method(full)
         try:
             parameters = signature.parameter_type.fromjson(call.parameters)
         except ConversionError as error:
-            request = _CALL_BY_NAME.get(call.method)
-            if request is None:
-                raise InvalidParameter(parameter=str((error.location or ["parameters"])[0])) from None
-            raise refused(misfit(request, call.parameters, error)) from None
-        if signature.more:
-            self.streaming = True
-            async with contextlib.aclosing(method(**parameters)) as results:
-                async for result in results:
-                    answer = cast(dict[str, Any], signature.return_type.tojson(result.parameters))
-                    await self._reply(VarlinkMethodReply(answer, continues=result.continues))
-            return
+            raise InvalidParameter(parameter=str((error.location or ["parameters"])[0])) from None
         result = method(**parameters)
-        if inspect.isawaitable(result):
-            result = await result
         if not call.oneway:
-            answer = cast(dict[str, Any], signature.return_type.tojson(result.parameters))
-            await self._reply(VarlinkMethodReply(answer))
+            await self._reply({"parameters": signature.return_type.tojson(result.parameters)})
 
-    async def _reply(self, reply: VarlinkMethodReply) -> None:
+    async def _reply(self, reply: dict[str, Any]) -> None:
         """Send an answer, and wait until the client has read enough of what it was sent."""
         if self._transport.is_closing():
             return
-        self._transport.write(encode(reply.tojson()))
+        self._transport.write(encode(reply))
         if self._drained is None:
             return
         # A listener may sleep: its events wait, and are lost, in a queue of bounded length. One that asks

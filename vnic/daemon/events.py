@@ -42,6 +42,14 @@ class Events:
         self._queue_length = queue_length
         self._listeners: set[_Listener] = set()
 
+    def heard(self) -> bool:
+        """Whether anybody listens; if not, `pass_over` is enough."""
+        return bool(self._listeners)
+
+    def pass_over(self) -> None:
+        """Number an event that nobody hears."""
+        self.number += 1
+
     def tell(self, kind: EventWord, text: str, **details: Any) -> None:
         """Number an event and hand it to every listener.
 
@@ -50,6 +58,8 @@ class Events:
             details: further fields of `Event`.
         """
         self.number += 1
+        if not self._listeners:
+            return
         event = self._event(kind, text, self.number, **details)
         for listener in self._listeners:
             listener.put(event)

@@ -6,19 +6,23 @@ is decided before, in `control`.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from vnic import __version__
 from vnic.control import interface as api
-from vnic.daemon import reports, values
+from vnic.control.oid_names import name_of
+from vnic.daemon import oid_calls, reports, values
 from vnic.daemon.adapters import Adapter, Adapters
 from vnic.daemon.events import Events, rfc3339
 from vnic.daemon.keyfile import wireshark_line
-from vnic.engine.contract import SaReport
+from vnic.daemon.nbls import Nbls
+from vnic.engine.contract import Engine, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.policy import PolicyEntry, Selector
@@ -30,6 +34,11 @@ log = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
 
 _UPPER_HALF = 0xFFFFFFFF
+
+_MAX_SNAP_LENGTH = 1 << 20
+
+_SAS_A_TURN = 64
+"""SAs deleted before the frames get a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +69,22 @@ class Handlers:
         self._adapters = adapters
         self._events = events
         self._about = about
+        self._nbls = Nbls(about.wall_clock)
         self._methods: dict[type[api.Call[Any]], Callable[[Any], Awaitable[Any]]] = {
             api.AddAdapter: self._add_adapter,
             api.SetAdapter: self._set_adapter,
             api.DeleteAdapter: self._delete_adapter,
+            api.ResetAdapter: self._reset_adapter,
+            api.PauseAdapter: self._pause_adapter,
+            api.ResumeAdapter: self._resume_adapter,
+            api.RestartAdapter: self._restart_adapter,
+            api.RemoveAdapter: self._remove_adapter,
             api.ListAdapters: self._list_adapters,
             api.AddSa: self._add_sa,
             api.ReplaceSa: self._replace_sa,
             api.UpdateSa: self._update_sa,
             api.DeleteSa: self._delete_sa,
+            api.RequestSaDeletion: self._request_sa_deletion,
             api.FlushSas: self._flush_sas,
             api.ListSas: self._list_sas,
             api.AddPolicy: self._add_policy,
@@ -81,6 +97,8 @@ class Handlers:
             api.GetStatistics: self._get_statistics,
             api.GetCapabilities: self._get_capabilities,
             api.ExportKeys: self._export_keys,
+            api.OidRequest: self._oid_request,
+            api.CancelOidRequest: self._cancel_oid_request,
             api.GetDaemon: self._get_daemon,
         }
 
@@ -89,26 +107,78 @@ class Handlers:
         return self._methods[type(request)](request)
 
     async def stream(self, request: api.Call[Reply]) -> AsyncIterator[Reply]:
-        """Carry out the one call that is answered again and again."""
+        """Carry out a call that is answered again and again."""
+        if isinstance(request, api.ListSas):
+            async for part in self._list_parts(request):
+                yield cast(Reply, part)
+            return
+        if isinstance(request, api.WatchNbls):
+            async with contextlib.aclosing(self._watch(request)) as frames:
+                async for frame in frames:
+                    yield cast(Reply, api.NblReply(nbl=frame))
+            return
         assert isinstance(request, api.Monitor)
         async for event in self._events.listen():
             yield cast(Reply, api.MonitorReply(event=event))
 
+    async def _watch(self, request: api.WatchNbls) -> AsyncGenerator[api.Nbl, None]:
+        adapter = self._adapters.require(request.adapter)
+        adapter.require_running()
+        length = request.snap_length
+        if length is not None and not 0 <= length <= _MAX_SNAP_LENGTH:
+            raise RequestError(
+                "out of range",
+                field="snap_length",
+                value=str(length)[:64],
+                allowed=f"0 to {_MAX_SNAP_LENGTH} bytes, or all",
+            )
+        async with contextlib.aclosing(self._nbls.watch(adapter.name, adapter.engine, length)) as frames:
+            async for frame in frames:
+                yield frame
+
     # ------------------------------------------------------------------------------------ adapters
 
     async def _add_adapter(self, request: api.AddAdapter) -> api.AdapterReply:
-        adapter = await self._adapters.add(request)
-        return api.AdapterReply(adapter=await reports.adapter_state(self._adapters, adapter))
+        return await self._adapter_reply(await self._adapters.add(request))
 
     async def _set_adapter(self, request: api.SetAdapter) -> api.AdapterReply:
         adapter = await self._adapters.set(request)
         if (request.policy_default_in, request.policy_default_out) != (None, None):
             self._tell_default(adapter)
-        return api.AdapterReply(adapter=await reports.adapter_state(self._adapters, adapter))
+        return await self._adapter_reply(adapter)
 
     async def _delete_adapter(self, request: api.DeleteAdapter) -> api.NoReply:
         await self._adapters.delete(request.name)
         return api.NoReply()
+
+    async def _reset_adapter(self, request: api.ResetAdapter) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        await adapter.reset(request.hold_ms or 0)
+        return await self._adapter_reply(adapter)
+
+    async def _pause_adapter(self, request: api.PauseAdapter) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        adapter.pause()
+        return await self._adapter_reply(adapter)
+
+    async def _resume_adapter(self, request: api.ResumeAdapter) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        adapter.resume()
+        return await self._adapter_reply(adapter)
+
+    async def _restart_adapter(self, request: api.RestartAdapter) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        adapter.restart()
+        await self._adapters.refresh_mtu(adapter)
+        return await self._adapter_reply(adapter)
+
+    async def _remove_adapter(self, request: api.RemoveAdapter) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        adapter.remove()
+        return await self._adapter_reply(adapter)
+
+    async def _adapter_reply(self, adapter: Adapter) -> api.AdapterReply:
+        return api.AdapterReply(adapter=await reports.adapter_state(self._adapters, adapter))
 
     async def _list_adapters(self, request: api.ListAdapters) -> api.AdaptersReply:
         chosen = (
@@ -131,17 +201,27 @@ class Handlers:
         direction = await self._direction_of(adapter, message)
         adapter.require_running()
         try:
-            sa = values.sa_of(message, direction).checked()
+            sa = values.sa_of(message, direction)
+            added = adapter.engine.add_sa(sa, self._about.clock(), replace=replace)
         except OidError:
             raise
         except RequestError as error:
             raise _malformed(error) from None
-        handle = adapter.engine.add_sa(sa, self._about.clock(), replace=replace)
-        self._tell_sa("sa_updated" if replace else "sa_added", adapter, sa, handle)
-        for reason in sa.weak:
+        self._tell_sa("sa_updated" if replace else "sa_added", adapter, sa, added.handle)
+        weak = sa.weak
+        for reason in weak:
             log.warning("adapter %s, %s: weak: %s", adapter.name, sa.id, reason)
         await self._adapters.refresh_mtu(adapter)
-        return _sa_reply(adapter, sa, handle)
+        return api.SaReply(
+            adapter=adapter.name,
+            direction=sa.direction.value,
+            handle=added.handle,
+            status=added.status,
+            status_name=added.status.label,
+            weak=list(weak),
+            offload=added.offload.value,
+            message=added.message,
+        )
 
     async def _direction_of(self, adapter: Adapter, message: api.Sa) -> Direction:
         """Take the direction as given, or as it follows from the addresses of the TAP."""
@@ -151,6 +231,12 @@ class Handlers:
         destination = values.address_of(message.dst, "dst")
         adapter.require_running()
         tap = adapter.tap
+        if tap is None:
+            raise RequestError(
+                f"adapter {adapter.name} has an external transport and no addresses to tell the direction by",
+                field="dir",
+                allowed="in, out",
+            )
         own = {
             values.address_of(address.partition("/")[0], "address")
             for address in await self._adapters.surroundings.host.addresses(tap.name, netns=tap.netns)
@@ -179,16 +265,23 @@ class Handlers:
         adapter, report = self._find_sa(request)
         adapter.engine.update_sa(report.sa.id, high)
         self._tell_sa("sa_updated", adapter, report.sa, report.offload_handle)
-        return _sa_reply(adapter, report.sa, report.offload_handle)
+        return _sa_reply(adapter, report)
 
     async def _delete_sa(self, request: api.DeleteSa) -> api.SaReply:
         adapter, report = self._find_sa(request)
         adapter.engine.delete_sa(report.sa.id)
         self._tell_sa("sa_deleted", adapter, report.sa, report.offload_handle)
         await self._adapters.refresh_mtu(adapter)
-        return _sa_reply(adapter, report.sa, report.offload_handle)
+        return _sa_reply(adapter, report)
 
-    def _find_sa(self, request: api.UpdateSa | api.DeleteSa) -> tuple[Adapter, SaReport]:
+    async def _request_sa_deletion(self, request: api.RequestSaDeletion) -> api.SaReply:
+        adapter, report = self._find_sa(request)
+        adapter.engine.request_sa_deletion(report.offload_handle)
+        return _sa_reply(adapter, report)
+
+    def _find_sa(
+        self, request: api.UpdateSa | api.DeleteSa | api.RequestSaDeletion
+    ) -> tuple[Adapter, SaReport]:
         """Find the SA that a request names."""
         named = (request.dst, request.proto, request.spi)
         if request.handle is not None:
@@ -241,9 +334,16 @@ class Handlers:
         protocol = None if request.proto is None else values.protocol_of(request.proto)
         count = 0
         for adapter in self._adapters.chosen(request.adapter):
-            for report in adapter.engine.sas():
-                if protocol is None or report.sa.protocol is protocol:
-                    adapter.engine.delete_sa(report.sa.id)
+            engine = adapter.engine
+            for number, name in enumerate(engine.sa_ids()):
+                if number % _SAS_A_TURN == _SAS_A_TURN - 1:
+                    await asyncio.sleep(0)
+                if protocol not in (None, name.protocol):
+                    continue
+                # Somebody may have deleted it in the meantime.
+                report = engine.find_sa(name)
+                if report is not None:
+                    engine.delete_sa(name)
                     self._tell_sa("sa_deleted", adapter, report.sa, report.offload_handle)
                     count += 1
             await self._adapters.refresh_mtu(adapter)
@@ -251,17 +351,40 @@ class Handlers:
         return api.FlushSasReply(count=count, status=status, status_name=status.label)
 
     async def _list_sas(self, request: api.ListSas) -> api.SasReply:
-        reveal_keys = bool(request.reveal_keys)
-        if reveal_keys:
-            self._check_keys_may_show("reveal_keys")
-        sas = []
+        self._check_listing(request)
+        count = sum(adapter.engine.sa_count for adapter in self._adapters.chosen(request.adapter))
+        if count > reports.SAS_A_MESSAGE:
+            raise RequestError(
+                f"{count} SAs are too many for one answer; call ListSas with `more`, or name the adapter",
+                field="adapter",
+                value=request.adapter or "",
+                allowed=f"up to {reports.SAS_A_MESSAGE} SAs",
+            )
+        return api.SasReply(sas=[state async for part in self._list_parts(request) for state in part.sas])
+
+    async def _list_parts(self, request: api.ListSas) -> AsyncGenerator[api.SasReply, None]:
+        """Give the SAs in parts of a length that holds up nobody; at least one, if it is empty."""
+        self._check_listing(request)
+        part: list[api.SaState] = []
         for adapter in self._adapters.chosen(request.adapter):
-            sas += await reports.sa_states(adapter, self._about.wall, reveal_keys=reveal_keys)
-        return api.SasReply(sas=sas)
+            states = reports.sa_states(adapter, self._about.wall, reveal_keys=bool(request.reveal_keys))
+            async for state in states:
+                if len(part) == reports.SAS_A_PART:
+                    yield api.SasReply(sas=part)
+                    part = []
+                part.append(state)
+        yield api.SasReply(sas=part)
+
+    def _check_listing(self, request: api.ListSas) -> None:
+        if request.reveal_keys:
+            self._check_keys_may_show("reveal_keys")
 
     def _tell_sa(
         self, kind: api.EventWord, adapter: Adapter, sa: SecurityAssociation, handle: OffloadHandle
     ) -> None:
+        if not self._events.heard():
+            self._events.pass_over()
+            return
         what = kind.removeprefix("sa_")
         text = f"adapter {adapter.name}: SA {sa.direction.value} {sa.id} {what}"
         self._events.tell(kind, text, adapter=adapter.name, sa=values.full_name_of(sa), handle=int(handle))
@@ -272,7 +395,7 @@ class Handlers:
         adapter = self._adapters.require(request.adapter)
         adapter.require_running()
         update = bool(request.update)
-        entry = adapter.engine.add_policy(values.policy_of(request.policy), replace=update)
+        entry = adapter.require_inline().add_policy(values.policy_of(request.policy), replace=update)
         self._tell_policy("policy_updated" if update else "policy_added", adapter, entry)
         await self._adapters.refresh_mtu(adapter)
         return api.PolicyReply(adapter=adapter.name, policy=values.policy_message(entry))
@@ -286,10 +409,21 @@ class Handlers:
                 "name a policy by selector or by index", field="policy", allowed="selector, index"
             )
         adapter = self._with_policy(request.adapter, direction, selector, index)
-        entry = adapter.engine.delete_policy(direction, selector, index)
+        entry = adapter.require_inline().delete_policy(direction, selector, index)
         self._tell_policy("policy_deleted", adapter, entry)
         await self._adapters.refresh_mtu(adapter)
         return api.PolicyReply(adapter=adapter.name, policy=values.policy_message(entry))
+
+    def _with_policies(self, adapter: str | None) -> list[tuple[Adapter, Engine]]:
+        """Give the adapter that is named, or all whose transport has policies.
+
+        Raises:
+            RequestError: there is none of that name, or its transport is external.
+        """
+        if adapter is not None:
+            named = self._adapters.require(adapter)
+            return [(named, named.require_inline())]
+        return [(one, one.inline) for one in self._adapters.all() if one.inline is not None]
 
     def _with_policy(
         self, adapter: str | None, direction: Direction, selector: Selector | None, index: int
@@ -299,11 +433,11 @@ class Handlers:
             return self._adapters.require(adapter)
         having = [
             one
-            for one in self._adapters.all()
+            for one, engine in self._with_policies(None)
             if any(
                 entry.direction is direction
                 and (entry.index == index if selector is None else entry.selector == selector)
-                for entry in one.engine.policies()
+                for entry in engine.policies()
             )
         ]
         if len(having) != 1:
@@ -320,10 +454,10 @@ class Handlers:
     async def _flush_policies(self, request: api.FlushPolicies) -> api.FlushPoliciesReply:
         direction = None if request.direction is None else Direction(request.direction)
         count = 0
-        for adapter in self._adapters.chosen(request.adapter):
-            for entry in adapter.engine.policies():
+        for adapter, engine in self._with_policies(request.adapter):
+            for entry in engine.policies():
                 if direction is None or entry.direction is direction:
-                    adapter.engine.delete_policy(entry.direction, entry.selector)
+                    engine.delete_policy(entry.direction, entry.selector)
                     self._tell_policy("policy_deleted", adapter, entry)
                     count += 1
             await self._adapters.refresh_mtu(adapter)
@@ -333,13 +467,13 @@ class Handlers:
         return api.PoliciesReply(
             policies=[
                 api.PolicyState(adapter=adapter.name, policy=values.policy_message(entry))
-                for adapter in self._adapters.chosen(request.adapter)
-                for entry in adapter.engine.policies()
+                for adapter, engine in self._with_policies(request.adapter)
+                for entry in engine.policies()
             ]
         )
 
     async def _set_policy_default(self, request: api.SetPolicyDefault) -> api.PolicyDefaultsReply:
-        chosen = self._adapters.chosen(request.adapter)
+        chosen = [adapter for adapter, _ in self._with_policies(request.adapter)]
         for adapter in chosen:
             adapter.require_running()
         for adapter in chosen:
@@ -372,8 +506,20 @@ class Handlers:
 
     async def _get_statistics(self, request: api.GetStatistics) -> api.StatisticsReply:
         chosen = self._adapters.chosen(request.adapter)
+        count = sum(adapter.engine.sa_count for adapter in chosen)
+        with_sas = count <= reports.SAS_A_MESSAGE if request.sas is None else request.sas
+        if with_sas and count > reports.SAS_A_MESSAGE:
+            raise RequestError(
+                f"{count} SAs are too many for one answer; list them with ListSas",
+                field="sas",
+                value="true",
+                allowed=f"false, or up to {reports.SAS_A_MESSAGE} SAs",
+            )
         return api.StatisticsReply(
-            adapters=[await reports.adapter_statistics(adapter, self._about.wall) for adapter in chosen]
+            adapters=[
+                await reports.adapter_statistics(adapter, self._about.wall, with_sas=with_sas)
+                for adapter in chosen
+            ]
         )
 
     async def _get_capabilities(self, request: api.GetCapabilities) -> api.CapabilitiesReply:
@@ -393,7 +539,7 @@ class Handlers:
             lines=[
                 wireshark_line(report.sa, report.sequence_number)
                 for adapter in self._adapters.chosen(request.adapter)
-                for report in adapter.engine.sas()
+                async for report in reports.sa_reports(adapter)
             ]
         )
 
@@ -404,6 +550,33 @@ class Handlers:
                 field=field,
                 allowed="no keys",
             )
+
+    # ------------------------------------------------------------------------------------------ OIDs
+
+    async def _oid_request(self, message: api.OidRequest) -> api.OidReply:
+        request = oid_calls.request_of(message)
+        adapter = self._adapters.require(message.adapter)
+        log.debug("adapter %s: %s of %s", adapter.name, message.request_type, name_of(request.oid))
+        before = self._reports_of(adapter, oid_calls.to_be_deleted(request))
+        result = await adapter.oid_request(request)
+        for report in before:
+            if adapter.engine.find_sa(report.sa.id) is None:
+                self._tell_sa("sa_deleted", adapter, report.sa, report.offload_handle)
+        for report in self._reports_of(adapter, oid_calls.added(request, result)):
+            self._tell_sa("sa_added", adapter, report.sa, report.offload_handle)
+        await self._adapters.refresh_mtu(adapter)
+        return oid_calls.reply_of(request, result)
+
+    def _reports_of(self, adapter: Adapter, handles: list[int]) -> list[SaReport]:
+        """Describe the SAs of some handles, if anybody is to hear of them."""
+        if not self._events.heard():
+            return []
+        names = (adapter.engine.find_handle(OffloadHandle(handle)) for handle in handles if handle)
+        return [_known(adapter, name) for name in names if name is not None]
+
+    async def _cancel_oid_request(self, request: api.CancelOidRequest) -> api.CancelReply:
+        adapter = self._adapters.require(request.adapter)
+        return api.CancelReply(count=adapter.cancel_oid_requests(request.request_id))
 
     async def _get_daemon(self, request: api.GetDaemon) -> api.DaemonReply:
         about = self._about
@@ -426,15 +599,17 @@ def _malformed(error: RequestError) -> OidError:
     )
 
 
-def _sa_reply(adapter: Adapter, sa: SecurityAssociation, handle: OffloadHandle) -> api.SaReply:
+def _sa_reply(adapter: Adapter, report: SaReport) -> api.SaReply:
     status = NdisStatus.SUCCESS
     return api.SaReply(
         adapter=adapter.name,
-        direction=sa.direction.value,
-        handle=int(handle),
+        direction=report.sa.direction.value,
+        handle=report.offload_handle,
         status=status,
         status_name=status.label,
-        weak=list(sa.weak),
+        weak=list(report.sa.weak),
+        offload=report.offload.value,
+        message="",
     )
 
 

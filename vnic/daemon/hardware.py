@@ -36,10 +36,10 @@ MAX_SA_CAPACITY = 1 << 20
 """SA bundles; a million take some 3 GB."""
 
 UDP_ESP_BITS: dict[str, int] = {
-    "udp-transport": UDP_ESP_TRANSPORT,
-    "udp-tunnel": UDP_ESP_TUNNEL,
-    "transport-over-udp-tunnel": TRANSPORT_OVER_UDP_ESP_TUNNEL,
-    "udp-transport-over-tunnel": UDP_ESP_TRANSPORT_OVER_TUNNEL,
+    "udp_transport": UDP_ESP_TRANSPORT,
+    "udp_tunnel": UDP_ESP_TUNNEL,
+    "transport_over_udp_tunnel": TRANSPORT_OVER_UDP_ESP_TUNNEL,
+    "udp_transport_over_tunnel": UDP_ESP_TRANSPORT_OVER_TUNNEL,
 }
 """The four kinds of UDP-ESP by name."""
 
@@ -55,6 +55,14 @@ _V1_SWITCHES = tuple(
     )
     for what in whats
 )
+_ALGORITHM_LISTS = {"encr": "encryptions", "auth": "integrities"}
+_FEATURE_MEMBERS = {
+    "ah-esp": "ah_esp_combined",
+    "transport-tunnel": "transport_tunnel_combined",
+    "md5": "ah_md5",
+    "sha1": "ah_sha1",
+    "esp-3des": "esp_triple_des",
+}
 _SHOWN_LENGTH = 64
 
 
@@ -77,12 +85,12 @@ def _v2_of(message: Capabilities) -> OffloadCapabilities:
     ah = _follows(message.ah, "ah", integrity != 0, "an integrity algorithm")
     transport = message.transport is not False
     tunnel = message.tunnel is not False
-    if not transport and not tunnel:
+    if not tunnel and (ah or esp):
         raise RequestError(
-            "a card works in transport or in tunnel mode",
+            "every NIC with IPsec offload does tunnels (R29)",
             field="capabilities.tunnel",
             value="false",
-            allowed="transport, tunnel, or both; without IPsec: ah = false and esp = false",
+            allowed="true; a card without IPsec has ah and esp false",
         )
     capacity = message.sa_capacity
     if capacity is not None and not 1 <= capacity <= MAX_SA_CAPACITY:
@@ -239,3 +247,24 @@ def keywords_of(given: dict[str, int] | None, base: Keywords | None = None) -> K
 def keywords_message(keywords: Keywords) -> dict[str, int]:
     """Write the standardized keywords of IPsec, by name."""
     return {name: int(getattr(keywords, member)) for name, member in KEYWORDS.items()}
+
+
+def feature_name(name: str) -> str:
+    """Give a feature of the NIC the name that the configuration has for it.
+
+    `ipsec-v2-ipv4-options` is `ipv4_options`, `ipsec-v1-esp-3des` is `v1.esp_triple_des`,
+    `ipsec-v2-encr-aes-gcm-128` is `encryptions.aes-gcm-128`.
+    """
+    version, _, rest = name.removeprefix("ipsec-").partition("-")
+    if not name.startswith("ipsec-") or version not in ("v1", "v2"):
+        return name.replace("-", "_")
+    place = "v1." if version == "v1" else ""
+    if not rest:
+        return "v1.enabled" if place else "ipsec_v2"
+    kind, _, algorithm = rest.partition("-")
+    if kind in _ALGORITHM_LISTS:
+        return f"{place}{_ALGORITHM_LISTS[kind]}.{algorithm}"
+    member = rest.replace("-", "_")
+    if member in UDP_ESP_BITS:
+        return f"{place}udp_esp.{member}"
+    return place + _FEATURE_MEMBERS.get(rest, member)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from vnic.control.interface import (
     AdapterCapabilities,
@@ -18,24 +18,35 @@ from vnic.control.interface import (
     DefaultWord,
     DropCount,
     DropReasonText,
+    Feature,
+    NblStatistics,
     NdisCapabilities,
     PlaceWord,
     PolicyDefault,
     PortStatistics,
     SaState,
     TapState,
+    V1State,
     WireState,
 )
 from vnic.daemon.adapters import Adapter, Adapters
+from vnic.daemon.hardware import feature_name, keywords_message
 from vnic.daemon.values import sa_state
-from vnic.engine.contract import CardCounters
+from vnic.engine.contract import Card, CardCounters, Offload, SaReport
 from vnic.errors import VnicError
 from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES, Encryption, Integrity
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.policy import PolicyAction
 from vnic.ports.base import Port, PortCounters
+from vnic.ports.nbl import NblCounters
 
-_SAS_A_TURN = 256
+SAS_A_MESSAGE = 10_000
+"""SAs that one answer may hold."""
+
+SAS_A_PART = 128
+"""SAs of one part of a long answer."""
+
+_SAS_A_TURN = 128
 """SAs written before the frames get a turn."""
 
 
@@ -50,12 +61,13 @@ def drop_reasons() -> list[DropReasonText]:
 async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
     """Describe one adapter; addresses, MAC and MTU are what the kernel says now."""
     wire = adapters.wire_of(adapter)
-    defaults = adapter.engine.defaults
+    card, inline = adapter.engine, adapter.inline
+    defaults = None if inline is None else inline.defaults
     return AdapterState(
         name=adapter.name,
-        state="failed" if adapter.failure else "running",
+        state=adapter.state,
         reason=adapter.failure,
-        engine=adapter.engine.name,
+        engine=card.name,
         tap=await _tap_state(adapters, adapter),
         wire=WireState(
             kind=wire.kind,
@@ -64,20 +76,28 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
             mtu=adapter.wire.mtu,
             features=adapter.wire.features(),
         ),
-        non_ip="pass" if defaults.non_ip is PolicyAction.BYPASS else "drop",
-        policy_default_in=_default_word(defaults.inbound),
-        policy_default_out=_default_word(defaults.outbound),
+        non_ip=None if defaults is None else "pass" if defaults.non_ip is PolicyAction.BYPASS else "drop",
+        policy_default_in=None if defaults is None else _default_word(defaults.inbound),
+        policy_default_out=None if defaults is None else _default_word(defaults.outbound),
         capture=adapter.capture_state(),
-        sa_count=adapter.engine.sa_count,
-        policy_count=len(adapter.engine.policies()),
-        card=_card_statistics(adapter.engine.counters),
-        tap_statistics=_port_statistics(adapter.tap),
+        sa_count=card.sa_count,
+        policy_count=0 if inline is None else len(inline.policies()),
+        card=_card_statistics(card.counters),
+        tap_statistics=None if adapter.tap is None else _port_statistics(adapter.tap),
         wire_statistics=_port_statistics(adapter.wire),
+        transport="external" if inline is None else "inline",
+        nbl_socket=None if adapter.nbl is None else adapter.nbl.path,
+        driver=adapter.nbl is not None and adapter.nbl.attached,
+        software=inline is not None and inline.software,
+        keywords=keywords_message(card.keywords),
+        load_balancing=adapter.load_balancing,
     )
 
 
-async def _tap_state(adapters: Adapters, adapter: Adapter) -> TapState:
+async def _tap_state(adapters: Adapters, adapter: Adapter) -> TapState | None:
     tap = adapter.tap
+    if tap is None:
+        return None
     host = adapters.surroundings.host
     mac, mtu, up = "", tap.mtu, False
     addresses = list(adapter.settings.addresses or ())
@@ -102,40 +122,62 @@ async def _tap_state(adapters: Adapters, adapter: Adapter) -> TapState:
     )
 
 
-async def adapter_statistics(adapter: Adapter, wall: Callable[[float], str]) -> AdapterStatistics:
+async def adapter_statistics(
+    adapter: Adapter, wall: Callable[[float], str], *, with_sas: bool
+) -> AdapterStatistics:
     """Give all counters of one adapter.
 
     Args:
         wall: turns monotonic seconds into RFC 3339.
+        with_sas: describe each SA too.
     """
+    tap, nbl = adapter.tap, adapter.nbl
+    counters = adapter.engine.counters
     return AdapterStatistics(
         adapter=adapter.name,
-        card=_card_statistics(adapter.engine.counters),
-        tap=_port_statistics(adapter.tap),
+        card=_card_statistics(counters),
+        tap=None if tap is None else _port_statistics(tap),
         wire=_port_statistics(adapter.wire),
         drops=[
-            *_drops({reason.value: count for reason, count in adapter.engine.counters.drops.items()}, "card"),
-            *_drops(adapter.tap.counters.drops, "tap"),
+            *_drops({reason.value: count for reason, count in counters.drops.items()}, "card"),
+            *_drops({} if tap is None else tap.counters.drops, "tap"),
+            *_drops({} if nbl is None else nbl.counters.drops, "nbl"),
             *_drops(adapter.wire.counters.drops, "wire"),
         ],
         forwarder_errors=adapter.forwarder.errors,
-        sas=await sa_states(adapter, wall, reveal_keys=False),
+        sa_count=adapter.engine.sa_count,
+        sas=[one async for one in sa_states(adapter, wall, reveal_keys=False)] if with_sas else [],
+        nbl=None if nbl is None else _nbl_statistics(nbl.counters),
     )
 
 
-async def sa_states(adapter: Adapter, wall: Callable[[float], str], *, reveal_keys: bool) -> list[SaState]:
-    """Describe the SAs of one adapter, oldest first, without holding up the frames for long."""
-    states = []
-    for position, report in enumerate(adapter.engine.sas()):
-        if position % _SAS_A_TURN == _SAS_A_TURN - 1:
+async def sa_reports(adapter: Adapter) -> AsyncGenerator[SaReport, None]:
+    """Give the SAs of one adapter, oldest first, without holding up the frames for long."""
+    engine = adapter.engine
+    for number, name in enumerate(engine.sa_ids()):
+        if number % _SAS_A_TURN == _SAS_A_TURN - 1:
             await asyncio.sleep(0)
-        states.append(sa_state(adapter.name, report, wall, reveal_keys=reveal_keys))
-    return states
+        # Somebody may have deleted it in the meantime.
+        report = engine.find_sa(name)
+        if report is not None:
+            yield report
+
+
+async def sa_states(
+    adapter: Adapter, wall: Callable[[float], str], *, reveal_keys: bool
+) -> AsyncGenerator[SaState, None]:
+    """Describe the SAs of one adapter, as `sa_reports` gives them."""
+    async for report in sa_reports(adapter):
+        yield sa_state(adapter.name, report, wall, reveal_keys=reveal_keys)
 
 
 def policy_default(adapter: Adapter) -> PolicyDefault:
-    """Describe the defaults of one adapter."""
-    defaults = adapter.engine.defaults
+    """Describe the defaults of one adapter.
+
+    Raises:
+        RequestError: the transport is external.
+    """
+    defaults = adapter.require_inline().defaults
     return PolicyDefault(
         adapter=adapter.name,
         inbound=_default_word(defaults.inbound),
@@ -145,16 +187,32 @@ def policy_default(adapter: Adapter) -> PolicyDefault:
 
 def capabilities(adapter: Adapter) -> AdapterCapabilities:
     """Describe what one adapter can do."""
-    ndis = adapter.engine.capabilities
+    card = adapter.engine
+    current, hardware = card.current, card.hardware
     return AdapterCapabilities(
         adapter=adapter.name,
-        engine=adapter.engine.name,
-        ndis=NdisCapabilities(**dataclasses.asdict(ndis)),
-        encryptions=[_algorithm(row, row in ndis.encryptions()) for row in ENCRYPTIONS],
-        integrities=[_algorithm(row, row in ndis.integrities()) for row in INTEGRITIES],
-        tap_features=adapter.tap.features(),
+        engine=card.name,
+        ndis=NdisCapabilities(**dataclasses.asdict(current.ipsec_v2)),
+        encryptions=[_algorithm(row, row in hardware.ipsec_v2.encryptions()) for row in ENCRYPTIONS],
+        integrities=[_algorithm(row, row in hardware.ipsec_v2.integrities()) for row in INTEGRITIES],
+        tap_features={} if adapter.tap is None else adapter.tap.features(),
         wire_features=adapter.wire.features(),
+        hardware=NdisCapabilities(**dataclasses.asdict(hardware.ipsec_v2)),
+        v1=V1State(**dataclasses.asdict(current.ipsec_v1)),
+        v1_hardware=V1State(**dataclasses.asdict(hardware.ipsec_v1)),
+        features=[
+            Feature(
+                name=feature_name(one.name), hardware=one.hardware, enabled=one.enabled, reason=one.reason
+            )
+            for one in card.features()
+        ],
+        sas_offloaded=_sas_offloaded(card),
     )
+
+
+def _sas_offloaded(card: Card) -> int:
+    """Count the bundles the NIC holds."""
+    return len({report.offload_handle for report in card.sas() if report.offload is Offload.NIC})
 
 
 def _algorithm(row: Encryption | Integrity, supported: bool) -> AlgorithmCapability:
@@ -183,6 +241,17 @@ def _card_statistics(counters: CardCounters) -> CardStatistics:
         rx_bypassed=counters.rx_bypassed,
         tx_passed=counters.tx_passed,
         rx_passed=counters.rx_passed,
+        tx_software=counters.tx_software,
+        rx_software=counters.rx_software,
+    )
+
+
+def _nbl_statistics(counters: NblCounters) -> NblStatistics:
+    return NblStatistics(
+        sends=counters.sends,
+        sends_failed=counters.sends_failed,
+        indications=counters.indications,
+        messages_refused=counters.messages_refused,
     )
 
 

@@ -127,7 +127,7 @@ def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bo
         dst=str(ip_address(sa.destination)),
         proto=_protocol_word(sa.protocol),
         spi=sa.spi,
-        mode=sa.mode.value,
+        mode=None if sa.mode is None else sa.mode.value,
         direction=sa.direction.value,
         encryption=None if sa.encryption is None else sa.encryption.name,
         encryption_key=_reveal(sa.encryption_key) if reveal_keys else None,
@@ -165,6 +165,7 @@ def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) ->
         replay_bitmap=f"{report.replay_bitmap:x}" if inbound else "",
         added=wall(report.add_time),
         used=wall(report.use_time) if report.use_time else None,
+        offload=report.offload.value,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent, EventKind, SaCounters
 from vnic.ipsec.policy import Defaults, PolicyEntry, Selector
+from vnic.miniport.configuration import FeatureState
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import Keywords
 from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
@@ -127,6 +128,10 @@ class Card(Protocol):
         """What it does as it is configured now."""
         ...
 
+    def features(self) -> list[FeatureState]:
+        """Every capability of the NIC, whether it is on, and why not."""
+        ...
+
     @property
     def keywords(self) -> Keywords:
         """The registry of the adapter, as OFFLOAD_PARAMETERS left it."""
@@ -184,6 +189,10 @@ class Card(Protocol):
 
     def sas(self) -> list[SaReport]:
         """All SAs, oldest first."""
+        ...
+
+    def sa_ids(self) -> list[SaId]:
+        """The names of all SAs, oldest first, without looking at each."""
         ...
 
     @property
@@ -254,6 +263,11 @@ class ExternalCard(Card, Protocol):
 
 class Engine(Card, Protocol):
     """A card with the inline transport."""
+
+    @property
+    def software(self) -> bool:
+        """Whether software IPsec takes what the NIC does not."""
+        ...
 
     @property
     def defaults(self) -> Defaults:

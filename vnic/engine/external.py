@@ -18,6 +18,7 @@ from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssoc
 from vnic.ipsec.counters import CardCounters, SaCounters
 from vnic.ipsec.drops import DropReason
 from vnic.miniport.adapter import AdapterState, MiniportAdapter
+from vnic.miniport.configuration import FeatureState
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import Keywords
 from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
@@ -193,6 +194,9 @@ class ExternalEngine:
     def keywords(self) -> Keywords:
         return self._miniport.keywords
 
+    def features(self) -> list[FeatureState]:
+        return self._miniport.features()
+
     def set_keywords(self, keywords: Keywords) -> None:
         self._miniport.set_keywords(keywords)
 
@@ -235,6 +239,9 @@ class ExternalEngine:
             for handle, held in self._books.held.items()
             for sa in held.associations()
         ]
+
+    def sa_ids(self) -> list[SaId]:
+        return [sa for held in self._books.held.values() for sa in _names(held.request)]
 
     @property
     def sa_count(self) -> int:

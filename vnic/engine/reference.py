@@ -99,6 +99,10 @@ class ReferenceEngine:
                 self._miniport.set_encapsulation(True, True)
 
     @property
+    def software(self) -> bool:
+        return self._software is not None
+
+    @property
     def counters(self) -> CardCounters:
         return self._audit.card
 

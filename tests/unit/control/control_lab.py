@@ -24,10 +24,12 @@ from vnic.control.interface import (
     Event,
     FlushPoliciesReply,
     ListDropReasons,
+    ListSas,
     Monitor,
     MonitorReply,
     NoReply,
     SasReply,
+    WatchNbls,
 )
 from vnic.control.server import Limits, Server, listen
 
@@ -70,6 +72,7 @@ class FakeService:
         self.listening = 0
         self.event_count: int | None = None
         self.event_text = "something"
+        self.parts = 0
 
     def answer(self, request: Call[T]) -> Awaitable[T]:
         return self._answer(request)
@@ -88,8 +91,12 @@ class FakeService:
         return answer
 
     async def stream(self, request: Call[T]) -> AsyncIterator[T]:
-        assert isinstance(request, Monitor)
+        assert isinstance(request, Monitor | WatchNbls | ListSas)
         self.calls.append(request)
+        if isinstance(request, ListSas):
+            for _ in range(self.parts):
+                yield SasReply(sas=[])  # type: ignore[misc]
+            return
         self.listening += 1
         try:
             number = 0

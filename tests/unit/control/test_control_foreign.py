@@ -40,7 +40,14 @@ def test_it_reads_the_interface(tmp_path: Path) -> None:
 def test_it_calls_with_structs_and_gets_typed_answers(tmp_path: Path) -> None:
     def use(client: varlink.Client, made: Lab) -> None:
         made.service.answers[AddSa] = SaReply(
-            adapter="left", direction="out", handle=7, status=0, status_name="NDIS_STATUS_SUCCESS", weak=[]
+            adapter="left",
+            direction="out",
+            handle=7,
+            status=0,
+            status_name="NDIS_STATUS_SUCCESS",
+            weak=[],
+            offload="nic",
+            message="",
         )
         with client.open("io.vnic.Adapter", namespaced=False) as connection:
             reply = connection.ListDropReasons()

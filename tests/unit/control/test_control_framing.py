@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vnic.control.framing import END, decode, encode, misfit
-from vnic.control.interface import AdapterInterface, AddAdapter, AddPolicy, AddSa, Call
+from vnic.control.interface import AdapterInterface, AddAdapter, AddPolicy, AddSa, Call, DeleteAdapter
 from vnic.errors import ControlError, RequestError
 
 SA = {"src": "192.0.2.1", "dst": "192.0.2.2", "proto": "esp", "spi": 256}
@@ -67,7 +67,7 @@ def refusal_of(request: type[Call[object]], parameters: dict[str, object]) -> Re
 @pytest.mark.parametrize(
     ("request_type", "parameters", "field", "value", "allowed"),
     [
-        (AddAdapter, {"name": "a"}, "tap", "", "string"),
+        (DeleteAdapter, {}, "name", "", "string"),
         (AddAdapter, {"name": 5, "tap": "t"}, "name", "", "string"),
         (AddAdapter, {"name": "a", "tap": "t", "mtu": "x"}, "mtu", "", "int"),
         (AddAdapter, {"name": "a", "tap": "t", "non_ip": "maybe"}, "non_ip", "maybe", "pass, drop"),

@@ -25,16 +25,19 @@ from control_lab import (
 )
 
 from vnic.control.access import Peer
+from vnic.control.framing import MESSAGE_LIMIT
 from vnic.control.interface import (
     CALLS,
     AddSa,
     Call,
     DropReasonsReply,
     ListDropReasons,
+    ListSas,
     NoReply,
+    OidRequest,
 )
 from vnic.control.server import Limits, identity_of, listen, remove
-from vnic.errors import ControlError
+from vnic.errors import ControlError, RequestError
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 SECRET = "5ec7e7" * 8
@@ -48,6 +51,10 @@ NAMES = {
     "DeletePolicy": {"direction": "in"},
 }
 NAMES["ReplaceSa"] = NAMES["AddSa"]
+NAMES |= {f"{what}Adapter": {"name": "a"} for what in ("Reset", "Pause", "Resume", "Restart", "Remove")}
+NAMES["OidRequest"] = {"adapter": "a", "oid": "0x0", "request_type": "query"}
+NAMES["CancelOidRequest"] = {"adapter": "a", "request_id": 1}
+NAMES["WatchNbls"] = {"adapter": "a"}
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -331,7 +338,12 @@ def test_message_of_the_limit_passes_and_one_byte_more_does_not(run: Run, tmp_pa
             await raw.send(fitting)
             assert "error" not in await raw.reply()
             await raw.send(fitting.replace(b"xx", b"xxx", 1))
+            refusal = await raw.reply()
+            assert refusal["error"] == "io.vnic.Adapter.Refused"
+            assert refusal["parameters"]["message"] == "the call is too long"
+            assert refusal["parameters"]["allowed"] == "at most 5000 bytes"
             assert await raw.hung_up()
+            await still_serves(made)
             await raw.close()
 
     run(work())
@@ -599,5 +611,44 @@ def test_close_answers_what_is_under_way(run: Run, tmp_path: Path) -> None:
             await made.until(lambda: not made.service.listening)
             await working.close()
             await listening.close()
+
+    run(work())
+
+
+# --------------------------------------------------------------------------------------- long answers
+
+
+def test_long_answer_comes_in_parts_to_who_takes_more(run: Run, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with lab(tmp_path) as made:
+            made.service.parts = 3
+            raw = await made.raw()
+            await raw.send(message("ListSas", more=True))
+            replies = [await raw.reply() for _ in range(3)]
+            assert [one.get("continues", False) for one in replies] == [True, True, False]
+            assert all(one["parameters"] == {"sas": []} for one in replies)
+            await raw.call("ListSas")
+            client = await made.client()
+            assert len([one async for one in client.stream(ListSas())]) == 3
+            await client.close()
+            await raw.close()
+
+    run(work())
+
+
+def test_call_too_long_for_the_daemon_is_not_sent_and_names_the_parameter(run: Run, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with lab(tmp_path) as made:
+            client = await made.client()
+            request = OidRequest(
+                adapter="left", oid="x", request_type="set", information_buffer="A" * MESSAGE_LIMIT
+            )
+            with pytest.raises(RequestError) as caught:
+                await client.call(request)
+            assert caught.value.field == "information_buffer"
+            assert str(MESSAGE_LIMIT) in caught.value.allowed
+            assert made.service.calls == []
+            assert (await client.call(ListDropReasons())).reasons
+            await client.close()
 
     run(work())

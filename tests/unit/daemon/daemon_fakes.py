@@ -259,6 +259,9 @@ class Heard(Events):
         super().__init__(lambda: 1_700_000_000.0)
         self.all: list[Event] = []
 
+    def heard(self) -> bool:
+        return True
+
     def tell(self, kind: Any, text: str, **details: Any) -> None:
         super().tell(kind, text, **details)
         self.all.append(self._event(kind, text, self.number, **details))

@@ -208,7 +208,7 @@ THIRD = '[[adapter]]\nname = "third"\ntap = "tap2"\n'
             LEFT + "capabilities.udp_esp = ['x']",
             "adapter.left.capabilities.udp_esp[0]",
             "'x'",
-            '"udp-transport"',
+            '"udp_transport"',
         ),
         (
             LEFT + "capabilities.v1.esp_aes = true",

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from vnic.control.interface import Capabilities, V1Capabilities
-from vnic.daemon.hardware import hardware_of, keywords_message, keywords_of
+from vnic.daemon.hardware import feature_name, hardware_of, keywords_message, keywords_of
 from vnic.errors import RequestError
+from vnic.miniport.adapter import MiniportAdapter
 from vnic.ndis.capabilities import NO_IPSEC, NO_IPSEC_V1, OffloadCapabilitiesV1, TaskOffload
 from vnic.ndis.keywords import IpsecKeyword, Keywords
 
@@ -26,7 +27,7 @@ def test_what_is_said_is_what_the_card_has() -> None:
             esn=False,
             lso=False,
             ipv6=False,
-            udp_esp=["udp-transport", "udp-transport-over-tunnel"],
+            udp_esp=["udp_transport", "udp_transport_over_tunnel"],
             sa_capacity=7,
         )
     ).ipsec_v2
@@ -51,7 +52,7 @@ def test_what_is_said_is_what_the_card_has() -> None:
         ({"integrities": []}, {"ah": False, "ah_esp_combined": False, "esp": True}),
         ({"encryptions": []}, {"esp": False, "udp_esp": 0, "ah": True}),
         ({"esp": False}, {"udp_esp": 0, "ah_esp_combined": False, "ah": True}),
-        ({"tunnel": False}, {"transport_tunnel_combined": False, "transport": True}),
+        ({"transport": False}, {"transport_tunnel_combined": False, "tunnel": True}),
     ],
 )
 def test_what_is_left_out_follows_from_what_is_said(said: dict[str, Any], follows: dict[str, Any]) -> None:
@@ -73,13 +74,13 @@ def test_a_card_without_ah_and_esp_is_one_without_ipsec_v2() -> None:
         (Capabilities(encryptions=[], esp=True), "capabilities.esp"),
         (Capabilities(integrities=[], ah=True), "capabilities.ah"),
         (Capabilities(ah=False, ah_esp_combined=True), "capabilities.ah_esp_combined"),
-        (Capabilities(transport=False, tunnel=False), "capabilities.tunnel"),
+        (Capabilities(tunnel=False), "capabilities.tunnel"),
         (
             Capabilities(transport=False, transport_tunnel_combined=True),
             "capabilities.transport_tunnel_combined",
         ),
         (Capabilities(ipv6=False, ipv6_extension_headers=True), "capabilities.ipv6_extension_headers"),
-        (Capabilities(esp=False, udp_esp=["udp-tunnel"]), "capabilities.udp_esp"),
+        (Capabilities(esp=False, udp_esp=["udp_tunnel"]), "capabilities.udp_esp"),
         (Capabilities(sa_capacity=0), "capabilities.sa_capacity"),
         (Capabilities(sa_capacity=1 << 70), "capabilities.sa_capacity"),
         (Capabilities(v1=V1Capabilities(enabled=False, ah_send=True)), "capabilities.v1.ah_send"),
@@ -143,3 +144,19 @@ def test_a_wrong_keyword_names_what_is_allowed(given: dict[str, int], field: str
         keywords_of(given)
     assert refusal.value.field == field
     assert refusal.value.allowed
+
+
+def test_features_of_the_nic_have_the_names_of_the_configuration() -> None:
+    nic = MiniportAdapter(bytes)
+    named = [feature_name(one.name) for one in nic.features()]
+    members = {one.name for one in fields(Capabilities)} - {"v1", "sa_capacity"}
+    members |= {f"v1.{one.name}" for one in fields(V1Capabilities)}
+    # What no configuration switches: that there is IPsec, VLAN tags, and what is not IPsec.
+    others = {"ipsec_v2", "vlan", "v1.vlan", "large_send_ipv4", "large_send_ipv6"}
+    others |= {"checksum_ipv4", "checksum_ipv6"}
+    lists = [name for name in named if ".".join(name.split(".")[:-1]) in members]
+    assert {name for name in named if name not in lists} | {
+        ".".join(name.split(".")[:-1]) for name in lists
+    } == members | others
+    assert {"encryptions.aes-gcm-128", "integrities.hmac-md5-96", "v1.udp_esp.udp_tunnel"} <= set(named)
+    assert len(named) == len(set(named))
