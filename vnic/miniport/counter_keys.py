@@ -20,7 +20,7 @@ Holder: TypeAlias = int
 """One NIC of the card: a bit of its own."""
 
 _DIGEST_LENGTH = 16
-_MAX_RETIRED = 4096
+_MAX_RETIRED = 1024
 
 
 def key_digest(key: KeyMaterial) -> KeyDigest:
@@ -81,6 +81,9 @@ class CounterKeys:
         if ivs.holders:
             return
         del self._live[digest]
+        if not self._live:
+            # An empty dictionary keeps the memory of the time when it was full, unless it is told.
+            self._live.clear()
         self._retired[digest] = ivs.position
         if len(self._retired) > _MAX_RETIRED:
             del self._retired[next(iter(self._retired))]

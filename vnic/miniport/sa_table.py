@@ -276,13 +276,20 @@ class SaTable:
         if outbound is not None:
             for digest in outbound.counter_keys:
                 self._keys.release(self._holder, digest)
-            return
-        inbound = self._inbound.pop(handle, None)
-        if inbound is None:
-            raise _unknown(handle)
-        self.udp_esp_count -= bool(inbound.udp_esp)
-        for operation, key in inbound.addresses():
-            del self.inbound(operation)[key]
+        else:
+            inbound = self._inbound.pop(handle, None)
+            if inbound is None:
+                raise _unknown(handle)
+            self.udp_esp_count -= bool(inbound.udp_esp)
+            for operation, key in inbound.addresses():
+                del self.inbound(operation)[key]
+        if not len(self):
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Give back what empty dictionaries keep of the time when they were full."""
+        for index in (self.outbound, self._inbound, self.esp, self.ah):
+            index.clear()
 
     def clear(self) -> None:
         """Delete every bundle; handles go on."""
