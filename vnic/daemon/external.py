@@ -171,13 +171,17 @@ class ExternalForwarder:
         self._watch_driver()
         if not self.nbl.accept():
             return
-        log.info("adapter %s: a protocol driver is attached", self._name)
         for oid, code in _GREETING:
             request = OidRequest(oid, RequestType.QUERY, bytearray(_QUERY_LENGTH))
             operation = self._card.oid_request(request, self._clock())
             while (result := operation.result) is None:
                 operation.advance()
-            self.indicate(StatusIndication(code, bytes(result.information_buffer)))
+            if result.status is not NdisStatus.SUCCESS:
+                self.nbl.refuse(f"the NIC does not say what it can do: {result.status.label}")
+                self._watch_driver()
+                return
+            self.indicate(StatusIndication(code, result.information_buffer))
+        log.info("adapter %s: a protocol driver is attached", self._name)
 
     def _flush(self) -> None:
         self.nbl.flush()

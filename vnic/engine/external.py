@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from vnic.engine.contract import Added, Observer, Offload, RandomSource, SaReport
-from vnic.errors import OidError, VnicError
+from vnic.errors import OidError, RequestError, VnicError
 from vnic.ipsec.algorithms import ENCRYPTION_BY_IDENTIFIER, INTEGRITY_BY_IDENTIFIER
 from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, SaCounters
@@ -414,7 +414,7 @@ def _association(request: AddSa, element: SaElement) -> SecurityAssociation:
     combined = encryption is not None and encryption.combined
     info = element.encryption if combined else element.authentication
     row = encryption if combined else integrity
-    return SecurityAssociation(
+    sa = SecurityAssociation(
         direction=Direction.INBOUND if request.inbound else Direction.OUTBOUND,
         source=request.source,
         destination=request.destination,
@@ -430,6 +430,11 @@ def _association(request: AddSa, element: SaElement) -> SecurityAssociation:
         replay_window=0,
         sequence_number=element.sequence_number_high_order << 32,
     )
+    try:
+        return sa.checked()
+    except RequestError:
+        # A NIC takes more than a host would ask for: wildcards, ESP without integrity under AH (R14, R99).
+        return sa
 
 
 def _rebased(request: AddSa | SecurityAssociation, update: UpdateSa) -> AddSa | SecurityAssociation:

@@ -146,6 +146,11 @@ class NblPort:
         self.gone = False
         return True
 
+    def refuse(self, reason: str) -> None:
+        """Tell the driver why it cannot stay, and note that it is to be let go."""
+        self._put(_refusal(reason))
+        self.gone = True
+
     def detach(self) -> None:
         """Let the driver go, if there is one. Idempotent. Nobody may watch its descriptor any more."""
         driver, self._driver = self._driver, None
@@ -278,11 +283,13 @@ def _judged(message: NblMessage | BadMessage, flags: int) -> NblMessage | BadMes
 
 def _turn_away(connection: socket.socket, reason: str) -> None:
     """Say why somebody cannot be the driver, and hang up."""
-    refusal = NblMessage(
-        MessageType.STATUS_INDICATION, status=NdisStatus.NOT_ACCEPTED, frames=[bytearray(reason.encode())]
-    )
     with connection, contextlib.suppress(OSError):
-        connection.send(pack(refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        connection.send(_refusal(reason), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def _refusal(reason: str) -> bytes:
+    frames = [bytearray(reason.encode())]
+    return pack(NblMessage(MessageType.STATUS_INDICATION, status=NdisStatus.NOT_ACCEPTED, frames=frames))
 
 
 def _set_buffer(opened: socket.socket, force: int, limited: int) -> None:
