@@ -15,14 +15,23 @@ from vnic.ipsec.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, NULL
 from vnic.ipsec.association import KeyMaterial, Mode
 from vnic.miniport.adapter import MiniportAdapter
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
-from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, ReceiveInfo, TransmitInfo
-from vnic.ndis.oid import NO_ALGORITHM, AddSa, AlgorithmInfo, Operation, SaElement
+from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle, ReceiveInfo, TransmitInfo
+from vnic.ndis.oid import (
+    NO_ALGORITHM,
+    AddSa,
+    AlgorithmInfo,
+    OidVersion,
+    Operation,
+    SaElement,
+    TrafficFilter,
+)
 
 V4 = (ip_address("192.0.2.1").packed, ip_address("198.51.100.2").packed)
 V6 = (ip_address("2001:db8::1").packed, ip_address("2001:db8:1::2").packed)
 INNER_V4 = (ip_address("10.1.0.1").packed, ip_address("10.2.0.2").packed)
 INNER_V6 = (ip_address("fd00:1::1").packed, ip_address("fd00:2::2").packed)
 
+TCP = 6
 UDP = 17
 ESP = 50
 AH = 51
@@ -98,8 +107,28 @@ def ip(addresses: tuple[bytes, bytes], protocol: int, payload: bytes) -> bytes:
     return make(addresses[0], addresses[1], protocol, payload)
 
 
-def udp(payload: bytes) -> bytes:
-    return struct.pack(">HHHH", 5000, 6000, 8 + len(payload), 0x5A5A) + payload
+def udp(payload: bytes, source: int = 5000, destination: int = 6000, checksum: int = 0x5A5A) -> bytes:
+    return struct.pack(">HHHH", source, destination, 8 + len(payload), checksum) + payload
+
+
+def nat_traversal(payload: bytes, source: int = 4500, destination: int = 4500) -> bytes:
+    """ESP, IKE or a keepalive in UDP, with the checksum that RFC 3948 §2.1 wants."""
+    return udp(payload, source, destination, 0)
+
+
+def tcp(
+    payload: bytes,
+    *,
+    flags: int = 0x10,
+    sequence: int = 0x10000000,
+    options: bytes = b"",
+    checksum: int = 0,
+) -> bytes:
+    """A TCP segment; its checksum is as given."""
+    assert len(options) % 4 == 0
+    words = 5 + len(options) // 4
+    header = struct.pack(">HHIIBBHHH", 5000, 443, sequence, 77, words << 4, flags, 512, checksum, 0)
+    return header + options + payload
 
 
 def ethernet(packet: bytes, *, tags: bytes = b"", padded: bool = False) -> bytes:
@@ -252,11 +281,14 @@ def add_request(
     *,
     inbound: bool = False,
     portion: Mode | None = Mode.TRANSPORT,
+    udp_esp: int = 0,
+    version: OidVersion = OidVersion.V2,
+    traffic: TrafficFilter | None = None,
 ) -> AddSa:
     """The request for one SA, or for ESP and AH as a bundle."""
     members = sas if isinstance(sas, tuple) else (sas,)
     elements = tuple(sa.element() for sa in members)
-    return AddSa(inbound, addresses[0], addresses[1], elements, portion=portion)
+    return AddSa(inbound, addresses[0], addresses[1], elements, udp_esp, portion, version, traffic)
 
 
 @dataclass
@@ -285,13 +317,30 @@ class Nic:
         *,
         inbound: bool = False,
         portion: Mode | None = Mode.TRANSPORT,
+        udp_esp: int = 0,
+        version: OidVersion = OidVersion.V2,
+        traffic: TrafficFilter | None = None,
     ) -> OffloadHandle:
-        return self.adapter.add_sa(add_request(sas, addresses, inbound=inbound, portion=portion))
+        request = add_request(
+            sas,
+            addresses,
+            inbound=inbound,
+            portion=portion,
+            udp_esp=udp_esp,
+            version=version,
+            traffic=traffic,
+        )
+        return self.adapter.add_sa(request)
 
     def seal(self, frame: bytes, info: TransmitInfo) -> NetBuffer:
         buffer = NetBuffer(bytearray(frame), None, info)
         self.adapter.send([buffer])
         return buffer
+
+    def transmit(self, frames: list[bytes], info: TransmitInfo | None) -> tuple[NetBufferList, list[bytes]]:
+        """Send one net buffer list; gives it as it was completed, and what goes on the wire."""
+        one = NetBufferList(1, [bytearray(frame) for frame in frames], info)
+        return one, [bytes(buffer.frame) for buffer in self.adapter.transmit([one])]
 
     def open(self, frame: bytes) -> tuple[ReceiveInfo | None, bytes]:
         buffer = NetBuffer(bytearray(frame))
