@@ -296,7 +296,7 @@ def read_add_sa(buffer: Buffer, offset: int) -> AddSa:
     Raises:
         StructError: INVALID_DATA: NumExtHdrs, Flags, UdpEspEncapsulation or Operation is none of its values;
             the EncryptionAlgorithm of an AH element is not all zero (R102); keys overlap or are outside the
-            key area. BUFFER_TOO_SHORT: the entry is not inside the buffer.
+            key area. BUFFER_TOO_SHORT: there is no entry at `offset`.
     """
     start = offset + _KEY_DATA
     if start > len(buffer):
@@ -304,7 +304,7 @@ def read_add_sa(buffer: Buffer, offset: int) -> AddSa:
     values = _ADD_SA_ENTRY.unpack_from(buffer, offset)
     key_length = values[29]
     if start + key_length > len(buffer):
-        require_length(buffer, start + key_length, "the keys of an ADD_SA entry")
+        refuse("the keys end behind the buffer", "KeyLength", key_length, f"0 to {len(buffer) - start}")
     return _bundle(values, buffer, start, key_length)
 
 
