@@ -297,7 +297,7 @@ class FakeNic:
             else:
                 opened = open_ah(frame, at, end, element)
             if opened is None:
-                name = f"{bundle.portion.name if bundle.portion else 'TRANSPORT'}_{element.operation.name}_AUTH_FAILED"
+                name = f"{(bundle.portion or TRANSPORT).name}_{element.operation.name}_AUTH_FAILED"
                 buffer.receive = ReceiveInfo(True, portions > 1, CryptoStatus[name])
                 return
             at, end, protocol, pad = opened

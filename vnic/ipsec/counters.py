@@ -5,8 +5,10 @@ Law: plain counters and frozen events; who counts is `transport.audit`, who read
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 
 from vnic.ipsec.association import SaId
 from vnic.ipsec.drops import DropReason
@@ -33,6 +35,10 @@ class EngineEvent:
     """Events of the same kind, reason and SA left out since the last one that was told."""
 
 
+_NO_DROPS: Mapping[DropReason, int] = MappingProxyType({})
+"""Of every SA nothing of which was dropped."""
+
+
 @dataclass(slots=True)
 class SaCounters:
     """Counters of one SA; packets and bytes count what was sealed, or verified and passed on.
@@ -43,7 +49,12 @@ class SaCounters:
 
     packets: int = 0
     bytes: int = 0
-    drops: dict[DropReason, int] = field(default_factory=dict)
+    drops: Mapping[DropReason, int] = field(default_factory=lambda: _NO_DROPS)
+    """Replaced, never changed (`count_drop`): SAs without drops share one."""
+
+    def count_drop(self, reason: DropReason, count: int) -> None:
+        """Count packets that ended here."""
+        self.drops = {**self.drops, reason: self.drops.get(reason, 0) + count}
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ class Audit:
         drops = self.card.drops
         drops[reason] = drops.get(reason, 0) + count
         if counters is not None:
-            counters.drops[reason] = counters.drops.get(reason, 0) + count
+            counters.count_drop(reason, count)
         self.tell(
             EngineEvent(EventKind.DROP, sa, reason, source, destination, sequence_number),
             now,

@@ -12,7 +12,7 @@ Source: RFC 4301 §4.4.2; one bundle, one handle (R88, R96, R113); R118.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -114,7 +114,8 @@ class Sad(SaDoor):
                 self._restore(existing, partner)
             raise
         self._remove(existing)
-        self._store(state, existing.past_handles)
+        self._store(state)
+        self._take_over_handles(existing, state)
         state.counters = existing.counters
         if (
             _same_keys(existing.sa, sa)
@@ -436,7 +437,7 @@ class Sad(SaDoor):
 
     # ------------------------------------------------------------------------------- keeping books
 
-    def _store(self, state: SaState, past_handles: Iterable[OffloadHandle] = ()) -> None:
+    def _store(self, state: SaState) -> None:
         sa = state.sa
         sa_id = SaId(sa.destination, sa.protocol, sa.spi)
         self.table[sa_id] = state
@@ -444,12 +445,19 @@ class Sad(SaDoor):
             self.inbound[sa_id] = state
         else:
             self._outbound.add(state)
-        for handle in past_handles:
-            self._handles[handle] = state
-        state.past_handles = tuple(past_handles)
         if state.handle:
             self._handles[state.handle] = state
         self.generation += 1
+
+    def _take_over_handles(self, old: SaState, new: SaState) -> None:
+        """Let the handles of an SA name the one in its place."""
+        new.past_handles = old.past_handles
+        for handle in old.past_handles:
+            named = self._handles.get(handle)
+            if isinstance(named, tuple):
+                self._handles[handle] = tuple([new if one is old else one for one in named])
+            elif named is old:
+                self._handles[handle] = new
 
     def _remove(self, state: SaState) -> None:
         """Take an SA out of all that finds it but its handles."""

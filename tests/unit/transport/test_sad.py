@@ -713,16 +713,31 @@ def test_selector_of_an_sa_that_a_fragment_cannot_show_does_not_admit_it() -> No
     assert sad.resolve(template(), address(NEAR), address(FAR), hidden) is None
 
 
-def test_fitting_lists_what_a_template_could_choose() -> None:
+def test_shapes_are_those_of_the_sas_a_template_could_choose() -> None:
     _, sad = database()
-    sad.add(association(spi=0x100, reqid=1), 0.0)
-    sad.add(association(spi=0x200, reqid=2), 0.0)
-    sad.add(association(IN, spi=0x300), 0.0)
-    sad.add(association(spi=0x400, destination="192.0.2.9"), 0.0)
-    fitting = [state.sa.spi for state in sad.fitting(template(destination=FAR))]
-    assert fitting == [0x100, 0x200]
-    assert [state.sa.spi for state in sad.fitting(template(reqid=2))] == [0x200]
-    assert [state.sa.spi for state in sad.fitting(template(spi=0x400))] == [0x400]
+    gcm, short, cbc, far = (
+        association(spi=0x100, reqid=1),
+        association(spi=0x200, reqid=2, icv_length=8),
+        association(spi=0x500, reqid=2, encryption="aes-cbc-128", integrity="hmac-sha1-96"),
+        association(spi=0x400, destination="192.0.2.9", icv_length=12),
+    )
+    for sa in (gcm, short, cbc, association(IN, spi=0x300), far, association(protocol=AH, spi=0x600)):
+        sad.add(sa, 0.0)
+
+    def overheads(**wanted: object) -> list[int]:
+        return sorted(shape.overhead for shape in sad.shapes(template(**wanted)))  # type: ignore[arg-type]
+
+    # ESP header 8, GCM IV 8 or CBC IV 16, ICV (RFC 4106, RFC 3602, RFC 2404)
+    assert overheads(destination=FAR) == [24, 32, 36]
+    assert overheads(reqid=2) == [24, 36]
+    assert overheads() == [24, 28, 32, 36]
+    assert overheads(destination="192.0.2.9", spi=0x400) == [28]
+    assert overheads(mode=TRANSPORT) == []
+    sad.delete(short.id)
+    assert overheads(destination=FAR) == [32, 36]
+    for sa in (gcm, cbc, far):
+        sad.delete(sa.id)
+    assert overheads() == []
 
 
 # secrets
