@@ -674,8 +674,6 @@ class Adapters:
             )
             if keywords is not None:
                 adapter.engine.set_keywords(keywords)
-            if request.software is not None:
-                adapter.require_inline().software = request.software
         if old_writer is not None:
             await asyncio.to_thread(old_writer.close)
         self._tell("adapter_changed", f"adapter {adapter.name} changed", adapter)
@@ -841,8 +839,15 @@ def _check_change(request: SetAdapter) -> None:
 
 
 def _check_transport(adapter: Adapter, request: SetAdapter) -> None:
-    """Refuse to change what an adapter with an external transport does not have."""
+    """Refuse to change what the adapter's transport does not have, or has for good."""
     if adapter.inline is not None:
+        if request.software not in (None, adapter.inline.software):
+            raise RequestError(
+                "software IPsec is chosen when an adapter is made; delete it and add it again",
+                field="software",
+                value=str(request.software).lower(),
+                allowed=str(adapter.inline.software).lower(),
+            )
         return
     for what, members in (
         ("TAP", ("mtu", "mac", "addresses", "up")),

@@ -208,16 +208,11 @@ class ExternalForwarder:
                 self.wire.send_burst(wire)
             self._defects.over()
         finally:
-            counters = self.nbl.counters
-            completions = []
-            for one in taken:
-                completion = _completion(one)
-                if completion is not None:
-                    completions.append(completion)
-                    # A message that is bad in itself was counted when it came.
-                    if isinstance(one, NetBufferList) and completion.status != NdisStatus.SUCCESS:
-                        counters.sends_failed += 1
+            completions = [_completion(one) for one in taken if one.request_id is not None]
             self.nbl.complete(completions)
+            self.nbl.counters.sends_failed += sum(
+                completion.status != NdisStatus.SUCCESS for completion in completions
+            )
 
     def _from_wire(self) -> None:
         try:
@@ -263,12 +258,10 @@ def _list_of(message: NblMessage | BadMessage) -> NetBufferList | BadMessage:
         return BadMessage(NdisStatus.INVALID_PARAMETER, message.request_id, str(error))
 
 
-def _completion(taken: NetBufferList | BadMessage) -> NblMessage | None:
-    """Answer a send; None where there is nothing to answer."""
+def _completion(taken: NetBufferList | BadMessage) -> NblMessage:
+    """Answer a send that names its request."""
     if isinstance(taken, BadMessage):
-        if taken.request_id is None:
-            return None
-        return NblMessage(MessageType.SEND_COMPLETE, taken.status, taken.request_id)
+        return NblMessage(MessageType.SEND_COMPLETE, taken.status, taken.request_id or 0)
     large_send = None if taken.transmit is None else taken.transmit.large_send
     # A list still pending was lost to a defect.
     status = NdisStatus.FAILURE if taken.status is NdisStatus.PENDING else taken.status

@@ -52,7 +52,7 @@ class NblCounters:
     sends: int = 0
     """Net buffer lists taken from a driver, well-formed or not."""
     sends_failed: int = 0
-    """Of those, completed with another status than SUCCESS."""
+    """Of those, completed with another status than SUCCESS; whoever completes them counts."""
     indications: int = 0
     """Frames indicated to a driver."""
     messages_refused: int = 0
@@ -185,7 +185,6 @@ class NblPort:
             message = _judged(unpack(self._buffer[:length]), flags)
             if isinstance(message, BadMessage):
                 counters.messages_refused += 1
-                counters.sends_failed += message.request_id is not None
             if not isinstance(message, BadMessage) or message.request_id is not None:
                 counters.sends += 1
             burst.append(message)
