@@ -335,6 +335,8 @@ def describe(slots: Slots, direction: SlotDirection) -> dict[str, str]:
         value = getattr(slots, slot)
         if not value:
             continue
+        if slot == "large_send" and direction == "send" and not value & _TYPE_V2:
+            members = LARGE_SEND_V1_TRANSMIT
         for bits in members:
             name = bits.name if bits.name not in words else f"LargeSend.{bits.name}"
             words[name] = _word(bits.name, bits.of(value))

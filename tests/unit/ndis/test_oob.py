@@ -237,6 +237,11 @@ def test_a_receive_is_described_by_the_names_of_its_members() -> None:
     assert describe(Slots(ipsec=0x90002), "receive")["CryptoStatus"] == "9"
 
 
+def test_a_large_send_of_version_1_is_described_without_an_ip_version() -> None:
+    slots = pack_transmit(sent(0, large_send=LargeSend(1460, 54, 1, False)))
+    assert describe(slots, "send") == {"MSS": "1460", "TcpHeaderOffset": "54", "Type": "LSOv1"}
+
+
 def test_a_completion_is_described_by_the_names_of_its_members() -> None:
     assert describe(Slots(large_send=64240), "complete") == {"TcpPayload": "64240", "Type": "LSOv1"}
 
