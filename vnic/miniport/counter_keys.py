@@ -20,7 +20,9 @@ Holder: TypeAlias = int
 """One NIC of the card: a bit of its own."""
 
 _DIGEST_LENGTH = 16
-_MAX_RETIRED = 1024
+_POSITION_LENGTH = 17
+_RECORD_LENGTH = _DIGEST_LENGTH + _POSITION_LENGTH
+_RECORDS = 4096
 
 
 def key_digest(key: KeyMaterial) -> KeyDigest:
@@ -32,9 +34,10 @@ class CounterKeys:
     """The counter-mode keys of one card, shared by its NIC and its software IPsec.
 
     Outbound SAs with the same key and salt share one `CounterIvs`, so their IVs differ while they live. When
-    the last of them is gone only a number stays, by which an SA that takes the key up again goes on where
-    that one stopped. The latest are remembered; of older ones, and after a restart, the random start keeps
-    the IVs apart (`CounterIvs`).
+    the last of them is gone only a hash and a number stay, by which an SA that takes the key up again goes on
+    where that one stopped. Each key has one place for them, of a few thousand, and who comes later takes it:
+    one block of memory, in which nothing stays behind between the many things that are freed. What is
+    forgotten, there or by a restart, the random start keeps apart (`CounterIvs`).
 
     Args:
         random_source: unpredictable bytes, of which the first IV of a new key is made.
@@ -44,7 +47,7 @@ class CounterKeys:
         self._pool = RandomPool(random_source)
         self._last_holder = 0
         self._live: dict[KeyDigest, CounterIvs] = {}
-        self._retired: dict[KeyDigest, int] = {}
+        self._retired = bytearray(_RECORDS * _RECORD_LENGTH)
 
     def __len__(self) -> int:
         """How many keys are in use."""
@@ -65,11 +68,11 @@ class CounterKeys:
         """Give the IVs for an outbound SA of this NIC, which holds the key until `release`."""
         ivs = self._live.get(digest)
         if ivs is None:
-            stopped_at = self._retired.pop(digest, None) if self._retired else None
-            if stopped_at is None:
+            position = self._stopped_at(digest)
+            if position is None:
                 ivs = CounterIvs(self._pool.take(COUNTER_IV_LENGTH))
             else:
-                ivs = CounterIvs.resumed(stopped_at)
+                ivs = CounterIvs.resumed(position)
             self._live[digest] = ivs
         ivs.holders |= holder
         return ivs
@@ -84,6 +87,18 @@ class CounterKeys:
         if not self._live:
             # An empty dictionary keeps the memory of the time when it was full, unless it is told.
             self._live.clear()
-        self._retired[digest] = ivs.position
-        if len(self._retired) > _MAX_RETIRED:
-            del self._retired[next(iter(self._retired))]
+        place = _place(digest)
+        record = digest + ivs.position.to_bytes(_POSITION_LENGTH, "big")
+        self._retired[place : place + _RECORD_LENGTH] = record
+
+    def _stopped_at(self, digest: KeyDigest) -> int | None:
+        """The position of a key that was released and is still remembered."""
+        place = _place(digest)
+        if not self._retired.startswith(digest, place):
+            return None
+        return int.from_bytes(self._retired[place + _DIGEST_LENGTH : place + _RECORD_LENGTH], "big")
+
+
+def _place(digest: KeyDigest) -> int:
+    """Where the record of a key is."""
+    return int.from_bytes(digest[:2], "big") % _RECORDS * _RECORD_LENGTH

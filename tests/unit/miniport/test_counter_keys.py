@@ -62,22 +62,51 @@ def test_each_key_has_a_start_of_its_own() -> None:
     assert card.take_up(nic, FIRST).take() != card.take_up(nic, SECOND).take()
 
 
+def retired_bytes(card: CounterKeys) -> bytes:
+    return bytes(card._retired).replace(b"\0", b"")
+
+
 def test_released_key_leaves_only_a_hash_and_a_number() -> None:
     card = keys()
     nic = card.new_holder()
     ivs = card.take_up(nic, FIRST)
+    assert retired_bytes(card) == b""
     card.release(nic, FIRST)
-    assert (card._live, card._retired) == ({}, {FIRST: ivs.position})
-    card.take_up(nic, FIRST)
-    assert card._retired == {}
+    record = FIRST + ivs.position.to_bytes(17, "big")
+    assert (card._live, retired_bytes(card)) == ({}, record.replace(b"\0", b""))
 
 
-def test_remembered_keys_are_bounded_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counter_keys, "_MAX_RETIRED", 3)
+def test_what_is_remembered_takes_the_same_memory_however_much_it_is() -> None:
     card = keys()
     nic = card.new_holder()
-    digests = [key_digest(KeyMaterial(bytes(19) + bytes((number,)))) for number in range(5)]
-    for digest in digests:
+    length = len(card._retired)
+    for number in range(10_000):
+        digest = key_digest(KeyMaterial(number.to_bytes(20, "big")))
         card.take_up(nic, digest)
         card.release(nic, digest)
-    assert list(card._retired) == digests[2:]
+    assert len(card._retired) == length
+
+
+def test_key_whose_place_another_took_starts_anew() -> None:
+    by_place: dict[int, list[bytes]] = {}
+    for number in range(200):
+        digest = key_digest(KeyMaterial(number.to_bytes(20, "big")))
+        by_place.setdefault(counter_keys._place(digest), []).append(digest)
+    first, second = next(digests for digests in by_place.values() if len(digests) == 2)
+    card = keys()
+    nic = card.new_holder()
+    before = card.take_up(nic, first).position
+    card.release(nic, first)
+    card.take_up(nic, second)
+    card.release(nic, second)
+    assert card.take_up(nic, first).position != before
+
+
+@pytest.mark.parametrize("given", [0, 1, (1 << 64) - 1, 1 << 64])
+def test_every_position_is_remembered_whole(given: int) -> None:
+    card = keys()
+    nic = card.new_holder()
+    ivs = card.take_up(nic, FIRST)
+    ivs._start, ivs._given = (1 << 64) - 1, given
+    card.release(nic, FIRST)
+    assert card.take_up(nic, FIRST).position == ivs.position
