@@ -110,7 +110,8 @@ def pack_tasks(v1: OffloadCapabilitiesV1) -> bytes:
 
 
 def read_tasks(buffer: Buffer, able: OffloadCapabilitiesV1) -> OffloadCapabilitiesV1:
-    """Give the V1 capabilities that a set wants on; NO_IPSEC_V1 when it does not list the IPsec task.
+    """Give the V1 capabilities that a set wants on; NO_IPSEC_V1 when it does not list the IPsec task. The
+    task has no member for UDP-ESP, which is off then.
 
     Args:
         able: what the hardware can do.
@@ -162,7 +163,7 @@ def _wanted(values: tuple[int, ...], able: OffloadCapabilitiesV1) -> OffloadCapa
     for member, on in members.items():
         if on and not getattr(able, member):
             refuse("the hardware cannot do that", member, 1, "0")
-    wanted = replace(able, **members)
+    wanted = replace(able, udp_esp=0, **members)
     return wanted if any(members.values()) else NO_IPSEC_V1
 
 
