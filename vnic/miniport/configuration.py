@@ -228,15 +228,16 @@ def _consistent_v2(v2: OffloadCapabilities, hardware: TaskOffload) -> OffloadCap
         raise RequestError(
             "a NIC with IPsec offload must do tunnels (R29)", field="tunnel", value="false", allowed="true"
         )
+    both = v2.transport_tunnel_combined and v2.transport
     return replace(
         v2,
         ipv6_non_ipsec_extension_headers=v2.ipv6_non_ipsec_extension_headers and v2.ipv6_supported,
         ah_esp_combined=v2.ah_esp_combined and v2.ah and v2.esp,
-        transport_tunnel_combined=v2.transport_tunnel_combined and v2.transport,
+        transport_tunnel_combined=both,
         lso_supported=v2.lso_supported
         and v2.transport
         and (hardware.large_send.ipv4 or hardware.large_send.ipv6),
-        udp_esp=_udp_esp(v2.udp_esp, v2.transport, True, v2.transport_tunnel_combined) if v2.esp else 0,
+        udp_esp=_udp_esp(v2.udp_esp, v2.transport, True, both) if v2.esp else 0,
         encryption_algorithms=v2.encryption_algorithms if v2.esp else 0,
     )
 
@@ -596,7 +597,7 @@ class Configuration:
             return next(iter(off6), "")
         large_send = self.hardware.large_send
         works = (large_send.ipv4 and not off4) or (large_send.ipv6 and not off6)
-        return "" if works else [*off4, *off6][0]
+        return "" if works else next(iter([*off4, *off6]), HARDWARE_CANNOT)
 
     def _inactive(self, feature: _Feature) -> str:
         """Why what is offered does not work now, or ""."""
