@@ -143,6 +143,8 @@ class Inbound:
                 ready.append(buffer)
         if self._to_delete:
             self._follow_deletion_requests()
+        if self._sad.software is not None:
+            self._sad.software.update_nic()
         return ready
 
     def _follow_deletion_requests(self) -> None:
@@ -323,8 +325,11 @@ class Inbound:
             and len(layers) < _MAX_LAYERS
             and (state := self._lookup(frame, header)) is not None
         ):
+            done = len(layers)
             info = self._open_in_software(buffer, header, state)
             header = self._take_off(frame, header, info, layers, _held_by_software)
+            assert self._sad.software is not None
+            self._sad.software.opened([layer.state for layer in layers[done:]])
             helped = True
         if not layers:
             raise _Dropped(DropReason.IN_CRYPTO)

@@ -34,6 +34,8 @@ class SoftwareIpsec:
         self._miniport = miniport
         self._nic = nic
         self._nic_is_behind: list[SaState] = []
+        self._inside: dict[SaState, set[SaState]] = {}
+        """Inbound SAs with extended numbers, by the SA whose packets they came in."""
 
     def take_in(self, *states: SaState) -> OffloadHandle:
         """Hold SAs as one bundle, if they are not held so: one SA, or ESP then AH; gives its handle.
@@ -61,6 +63,7 @@ class SoftwareIpsec:
         if not state.software_handle:
             return False
         self._miniport.delete_sa(DeleteSa(state.software_handle))
+        self._inside.pop(state, None)
         partner = state.software_partner
         for one in (state, partner):
             if one is not None:
@@ -103,8 +106,18 @@ class SoftwareIpsec:
         if state.sa.esn:
             number = infer_extended(low, state.sequence_number)
             self._keep_up(state, number, max(number, state.sequence_number))
+        for inner in self._inside.get(state, ()):
+            self._keep_up(inner, inner.sequence_number, inner.sequence_number)
         self._miniport.receive([buffer])
         return buffer.receive
+
+    def opened(self, states: list[SaState]) -> None:
+        """Take note of the SAs of a packet that was opened here, outermost first, their numbers checked."""
+        for state in states:
+            if state.sa.esn:
+                self._keep_up(state, state.sequence_number, state.sequence_number)
+                if state is not states[0]:
+                    self._inside.setdefault(states[0], set()).add(state)
 
     def _keep_up(self, state: SaState, number: int, highest: int) -> None:
         """See to it that both NICs know the upper half, as packets pass here and not there.

@@ -422,6 +422,35 @@ def test_software_believes_no_changed_packet() -> None:
     assert opened(cards) == (0, 1)
 
 
+@pytest.mark.rule(120, 123)
+@pytest.mark.parametrize("step", [1 << 28, (1 << 29) + 12345, (1 << 31) - 9])
+@pytest.mark.parametrize(
+    ("templates", "sas"),
+    [
+        ((U_ESP,), [association(esn=True)]),
+        ((T_ESP, T_AH), [replace(ESP_T, esn=True), replace(AH_T, esn=True)]),
+    ],
+    ids=["ESP", "AH over ESP"],
+)
+def test_upper_halves_are_known_to_nic_and_software_however_long_the_other_worked(
+    templates: tuple[Template, ...], sas: list[SecurityAssociation], step: int
+) -> None:
+    cards = pair(templates, sas)
+    sent = 0
+    for load_balanced in (False, True, False, True, True, False):
+        for card in cards:
+            card.set_load_balanced(load_balanced)
+        for _ in range(20):
+            sent += 1
+            assert crosses(cards, UDP4), (load_balanced, sent)
+            # As if so many packets had gone where nobody looked.
+            for state in cards[0]._sad:
+                assert state.sequence is not None
+                state.sequence.last += step
+    assert cards[1].sas()[0].sequence_number == sent + (sent - 1) * step
+    assert opened(cards) == (60, 60)
+
+
 # replacing and deleting
 
 
