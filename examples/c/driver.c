@@ -186,11 +186,11 @@ int main(int count, char **words)
         fprintf(stderr, "usage: %s NBL-SOCKET HANDLE SPI send|receive\n", words[0]);
         return 2;
     }
+    setvbuf(stdout, NULL, _IOLBF, 0);
     int nic = attach(words[1]);
     /* The greeting: what the hardware can do, then what it does now. */
     await_message(nic, VNIC_NBL_STATUS_INDICATION);
     await_message(nic, VNIC_NBL_STATUS_INDICATION);
-    setvbuf(stdout, NULL, _IOLBF, 0);
     printf("attached\n");
     int failed = strcmp(words[4], "send") == 0
                      ? send_one(nic, strtoull(words[2], NULL, 0), (uint32_t)strtoul(words[3], NULL, 0))
