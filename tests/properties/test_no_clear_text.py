@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
@@ -22,11 +25,19 @@ from transport_lab import (
     Card,
     association,
     frame_of,
+    ip_at,
+    ip_protocol,
     policy,
     selector,
     template,
 )
 
+from vnic.engine.reference import ReferenceEngine
+from vnic.errors import OidError
+from vnic.ipsec.association import SecurityAssociation
+from vnic.ipsec.policy import Template
+from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3, OffloadCapabilities
+from vnic.ndis.keywords import HostSwitches, IpsecKeyword, Keywords
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
 from vnic.packet.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
@@ -180,3 +191,88 @@ def test_every_frame_of_the_corpus_is_protected_or_dropped_or_exempt() -> None:
     clear = [index for index, burst in enumerate(outcome) for buffer in burst if buffer.transmit is None]
     assert clear == [12, 15]
     assert all(len(burst) == 1 for burst in outcome)
+
+
+# whole cards, the NIC restricted in every way and switched at any time
+
+CAPABILITIES = [
+    OffloadCapabilities(),
+    OffloadCapabilities(sa_offload_capacity=1),
+    OffloadCapabilities(esp=False),
+    OffloadCapabilities(ah=False),
+    OffloadCapabilities(transport=False),
+    OffloadCapabilities(ah_esp_combined=False),
+    OffloadCapabilities(transport_tunnel_combined=False),
+    OffloadCapabilities(ipv6_supported=False),
+    OffloadCapabilities(ipv4_options=False, ipv6_non_ipsec_extension_headers=False),
+    OffloadCapabilities(encapsulation=ENCAPSULATION_IEEE_802_3),
+    OffloadCapabilities(encryption_algorithms=0x1FF & ~0x008),
+]
+NEAR_HOSTS = [("10.1.0.1", "10.2.0.1"), ("fd01::1", "fd02::1")]
+INNER = [association(OUT, TRANSPORT, *ends, spi=0x2000) for ends in NEAR_HOSTS]
+AUTHENTIC = [association(OUT, TRANSPORT, *ends, protocol=AH) for ends in NEAR_HOSTS]
+PROTECTIONS: list[tuple[tuple[Template, ...], list[SecurityAssociation]]] = [
+    ((TUNNELLED,), [association()]),
+    ((template(ESP, TRANSPORT),), INNER),
+    ((template(ESP, TRANSPORT), template(AH, TRANSPORT)), INNER + AUTHENTIC),
+    ((template(ESP, TRANSPORT), TUNNELLED), [*INNER, association()]),
+    ((TUNNELLED,), []),
+]
+SWITCHES: list[Callable[[ReferenceEngine], object]] = [
+    lambda card: card.set_load_balanced(True),
+    lambda card: card.set_load_balanced(False),
+    lambda card: card._miniport.set_encapsulation(False, False),
+    lambda card: card._miniport.set_encapsulation(True, True),
+    lambda card: card._miniport.set_encapsulation(True, False),
+    lambda card: card.set_keywords(Keywords(v2=IpsecKeyword.AH)),
+    lambda card: card.restart(1.0),
+    lambda card: card.pause(),
+    lambda card: card.resume(),
+    lambda card: card.begin_reset(),
+    lambda card: card.end_reset(),
+    lambda card: card.remove(),
+    lambda card: [card.delete_sa(name) for name in card.sa_ids()[:1]],
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(CAPABILITIES),
+    st.sampled_from(PROTECTIONS),
+    st.booleans(),
+    st.sampled_from([HostSwitches(), HostSwitches(enable_ipsec_offload=False)]),
+    st.lists(st.one_of(st.sampled_from(SWITCHES), st.tuples(FRAMES, VNETS)), min_size=1, max_size=12),
+)
+def test_no_card_lets_out_clear_text_whatever_its_nic_lacks_and_whenever_it_is_switched(
+    capabilities: OffloadCapabilities,
+    protection: tuple[tuple[Template, ...], list[SecurityAssociation]],
+    software: bool,
+    host: HostSwitches,
+    steps: list[Callable[[ReferenceEngine], object] | tuple[bytes, VnetHeader | None]],
+) -> None:
+    templates, sas = protection
+    card = ReferenceEngine(
+        random.Random(1).randbytes, capabilities=capabilities, software=software, host=host
+    )
+    for family in (ANY, ANY6):
+        card.add_policy(policy(OUT, family, *templates))
+    for sa in sas:
+        try:
+            card.add_sa(sa, 0.0)
+        except OidError:
+            assert not software
+    for step in steps:
+        if not isinstance(step, tuple):
+            try:
+                step(card)
+            except OidError as error:
+                assert error.status in (NdisStatus.NOT_ACCEPTED, NdisStatus.RESET_IN_PROGRESS)  # noqa: PT017
+            continue
+        frame, vnet = step
+        wire = card.send([NetBuffer(bytearray(frame), vnet)], 1.0).wire
+        for buffer in wire:
+            assert buffer.status is NdisStatus.SUCCESS
+            if not may_be_clear(buffer.frame):
+                assert ip_protocol(buffer.frame, ip_at(buffer.frame))[0] in (ESP, AH)
+                assert MARK[:10] not in buffer.frame
+        assert wire or sum(card.counters.drops.values()) >= 1

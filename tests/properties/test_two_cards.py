@@ -30,9 +30,18 @@ from transport_lab import (
 
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.drops import DropReason
+from vnic.ndis.capabilities import OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
 
 WRAP = 1 << 32
+
+CAPABILITIES = [
+    OffloadCapabilities(),
+    OffloadCapabilities(sa_offload_capacity=1),
+    OffloadCapabilities(ah_esp_combined=False),
+    OffloadCapabilities(ah=False, authentication_algorithms=0x3, ipv6_supported=False),
+    OffloadCapabilities(extended_sequence_numbers=False),
+]
 
 
 @st.composite
@@ -53,7 +62,10 @@ def links(draw: st.DrawFn) -> tuple[ReferenceEngine, ReferenceEngine]:
     if draw(st.booleans()):
         templates.append(template(AH, TRANSPORT))
         sas.append(association(OUT, TRANSPORT, near, far, protocol=AH, spi=0x2000, **members))
-    left, right = (ReferenceEngine(random.Random(seed).randbytes) for seed in (1, 2))
+    left, right = (
+        ReferenceEngine(random.Random(seed).randbytes, capabilities=draw(st.sampled_from(CAPABILITIES)))
+        for seed in (1, 2)
+    )
     for family in (ANY, ANY6):
         left.add_policy(policy(OUT, family, *templates))
         right.add_policy(policy(IN, family, *templates))
@@ -120,7 +132,7 @@ def test_lost_late_doubled_and_damaged_frames_never_make_a_packet_that_was_not_s
         if copies and damage is None:
             assert delivered[index] == 1
     counted = right.counters
-    assert counted.rx_offloaded + sum(counted.drops.values()) == len(arrivals)
+    assert counted.rx_offloaded + counted.rx_software + sum(counted.drops.values()) == len(arrivals)
     assert set(counted.drops) <= {
         DropReason.IN_REPLAY_DUPLICATE,
         DropReason.IN_ICV,
@@ -132,3 +144,36 @@ def test_lost_late_doubled_and_damaged_frames_never_make_a_packet_that_was_not_s
         DropReason.IN_PROTOCOL,
         DropReason.IN_POLICY_MISMATCH,
     }
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    links(),
+    st.lists(
+        st.tuples(st.integers(1, 4), st.booleans(), st.booleans(), st.sampled_from(PACKETS)),
+        min_size=1,
+        max_size=16,
+    ),
+)
+def test_work_that_changes_hands_between_nic_and_software_loses_and_repeats_nothing(
+    link: tuple[ReferenceEngine, ReferenceEngine], steps: list[tuple[int, bool, bool, bytes]]
+) -> None:
+    left, right = link
+    ivs: list[bytes] = []
+    sent = 0
+    for count, left_balanced, right_balanced, packet in steps:
+        left.set_load_balanced(left_balanced)
+        right.set_load_balanced(right_balanced)
+        sent += count
+        wire = left.send([NetBuffer(bytearray(packet)) for _ in range(count)], 1.0).wire
+        esp = next(report.sa for report in left.sas() if report.sa.protocol is ESP)
+        iv_length = esp.iv_length
+        for buffer in wire:
+            start = bytes(buffer.frame).index(esp.spi.to_bytes(4, "big"), 34) + 8
+            ivs.append(bytes(buffer.frame[start : start + iv_length]))
+        host = right.receive([NetBuffer(bytearray(buffer.frame)) for buffer in wire], 1.0).host
+        assert [bytes(buffer.frame) for buffer in host] == [packet] * count
+    assert len(set(ivs)) == len(ivs) == sent
+    for tx, rx in ((left.counters, right.counters),):
+        assert tx.tx_offloaded + tx.tx_software == rx.rx_offloaded + rx.rx_software == sent
+        assert tx.drops == rx.drops == {}
