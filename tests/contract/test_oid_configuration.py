@@ -470,7 +470,7 @@ def test_each_revision_of_the_parameters_is_understood(revision: int, length: in
 # --- load balancing ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.rule(18, 20, 26, 61)
+@pytest.mark.rule(18, 20, 26, 61, 63)
 def test_load_balancing_withdraws_ipsec_and_gives_it_back() -> None:
     ours, theirs = Nic(), Nic()
     out, inbound = ours.add(GCM), theirs.add(GCM, inbound=True)
@@ -481,8 +481,12 @@ def test_load_balancing_withdraws_ipsec_and_gives_it_back() -> None:
         generation = nic.adapter.configuration_generation
         nic.adapter.set_load_balanced(True, "bond0")
         assert nic.adapter.configuration_generation > generation
-        assert only_indication(nic.adapter).buffer == current(nic.adapter)
-        assert protocols(current(nic.adapter)) == (False, False)
+        below, now = nic.adapter.take_indications()
+        assert below.code is IndicationCode.TASK_OFFLOAD_HARDWARE_CAPABILITIES
+        assert below.buffer == query(nic.adapter, HARDWARE_CAPABILITIES).information_buffer
+        assert now.code is IndicationCode.TASK_OFFLOAD_CURRENT_CONFIG
+        assert now.buffer == current(nic.adapter)
+        assert protocols(below.buffer) == protocols(now.buffer) == (False, False)
         assert nic.adapter.current.large_send.ipv4
         nic.adapter.set_load_balanced(True, "bond0")
         assert nic.adapter.take_indications() == []
@@ -491,7 +495,7 @@ def test_load_balancing_withdraws_ipsec_and_gives_it_back() -> None:
     assert theirs.open(frame) == (None, frame)
     for nic in (ours, theirs):
         nic.adapter.set_load_balanced(False)
-        assert protocols(only_indication(nic.adapter).buffer) == (True, True)
+        assert [protocols(one.buffer) for one in nic.adapter.take_indications()] == [(True, True)] * 2
     info, _ = theirs.open(frame)
     assert info is not None
     assert info.verified

@@ -464,15 +464,27 @@ class Configuration:
         self.indicate_current()
 
     def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
-        """Withdraw IPsec offload below a load-balancing master, or take it up again (R18).
+        """Withdraw IPsec offload below a load-balancing master, or take it up again (R18). The master shows
+        other hardware to those above it, and says so (R63).
 
         Args:
             master: its name, for `features`.
         """
+        before = self.reported_hardware
         self._master = (master or "a load-balancing master") if load_balanced else None
+        if self.reported_hardware != before:
+            buffer = pack_offload(self.reported_hardware)
+            self.indicate(StatusIndication(IndicationCode.TASK_OFFLOAD_HARDWARE_CAPABILITIES, buffer))
         self._changed()
 
     # --------------------------------------------------------------------------------- answers
+
+    @property
+    def reported_hardware(self) -> TaskOffload:
+        """What the query of hardware capabilities answers: no IPsec below a load-balancing master."""
+        if self._master is None:
+            return self.hardware
+        return replace(self.hardware, ipsec_v2=NO_IPSEC, ipsec_v1=NO_IPSEC_V1)
 
     def features(self) -> list[FeatureState]:
         """Every capability, whether it is on, and why not."""

@@ -234,7 +234,7 @@ class _Handler(NamedTuple):
     query: Callable[[], bytes] | None = None
     set: Callable[[OidRequest, SaDoor], OidOperation | OidResult] | None = None
     resetting: NdisStatus = NdisStatus.RESET_IN_PROGRESS
-    """Status of a set during a reset."""
+    """Status of a set during a reset; SUCCESS: what it calls sees to it."""
 
 
 class Requests:
@@ -247,7 +247,9 @@ class Requests:
             Oid.OFFLOAD_ENCAPSULATION: _Handler(self._encapsulation, self._set_encapsulation),
             Oid.TCP_OFFLOAD_PARAMETERS: _Handler(set=self._set_parameters),
             Oid.TCP_OFFLOAD_CURRENT_CONFIG: _Handler(lambda: pack_offload(nic.current)),
-            Oid.TCP_OFFLOAD_HARDWARE_CAPABILITIES: _Handler(lambda: pack_offload(nic.hardware)),
+            Oid.TCP_OFFLOAD_HARDWARE_CAPABILITIES: _Handler(
+                lambda: pack_offload(nic.configuration.reported_hardware)
+            ),
             Oid.TCP_TASK_OFFLOAD: _Handler(self._tasks, self._set_tasks),
             Oid.TCP_TASK_IPSEC_ADD_SA: _Handler(set=self._add_v1),
             Oid.TCP_TASK_IPSEC_DELETE_SA: _Handler(set=self._delete_v1, resetting=NdisStatus.NOT_ACCEPTED),
