@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from vnic.engine.contract import Added, Observer, Offload, RandomSource, SaReport
-from vnic.errors import OidError, RequestError, VnicError
-from vnic.ipsec.algorithms import ENCRYPTION_BY_IDENTIFIER, INTEGRITY_BY_IDENTIFIER
+from vnic.errors import OidError, VnicError
 from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, SaCounters
 from vnic.ipsec.drops import DropReason
@@ -22,9 +21,11 @@ from vnic.miniport.configuration import FeatureState
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import Keywords
 from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
-from vnic.ndis.oid import NO_ALGORITHM, AddSa, AlgorithmInfo, DeleteSa, Operation, SaElement, UpdateSa
+from vnic.ndis.oid import AddSa, DeleteSa, UpdateSa
 from vnic.ndis.oids import OidOperation, OidRequest
 from vnic.ndis.status import NdisStatus, StatusIndication
+from vnic.transport.requests import PROTOCOLS, associations_of, operation_of, request_for, word_for
+from vnic.transport.state import SaState
 
 _DEFAULT_HARDWARE = TaskOffload()
 _DEFAULT_KEYWORDS = Keywords()
@@ -45,7 +46,8 @@ class _Held(NamedTuple):
         request = self.request
         if isinstance(request, SecurityAssociation):
             return [request]
-        return [_association(request, element) for element in request.elements]
+        # Replay is the driver's to check, and what it does is not known here.
+        return [replace(sa, replay_window=0) for sa in associations_of(request)]
 
 
 class _Books:
@@ -304,7 +306,7 @@ class ExternalEngine:
                 value=str(sequence_number_high_order),
                 allowed=f"{lowest} to {_MAX_HALF}",
             )
-        request = UpdateSa(handle, _operation(sa.protocol), sa.spi, sequence_number_high_order)
+        request = UpdateSa(handle, operation_of(present), sa.spi, sequence_number_high_order)
         _Door(self._miniport, self._books, 0.0).update_sa(request)
 
     def delete_sa(self, sa: SaId) -> SecurityAssociation:
@@ -343,7 +345,11 @@ class ExternalEngine:
         return _report(handle, _apart(held, sa)[0], held.add_time)
 
     def _offload(self, sa: SecurityAssociation, now: float) -> OffloadHandle:
-        handle = self._miniport.add_sa(_request(sa))
+        try:
+            handle = self._miniport.add_sa(_request(sa))
+        except OidError as error:
+            error.field = word_for(error.field, sa)
+            raise
         self._books.enter(handle, _Held(sa, now))
         return handle
 
@@ -376,7 +382,7 @@ def _names(request: AddSa | SecurityAssociation) -> list[SaId]:
     if isinstance(request, SecurityAssociation):
         return [request.id]
     return [
-        SaId(request.destination, _protocol(element.operation), element.spi) for element in request.elements
+        SaId(request.destination, PROTOCOLS[element.operation], element.spi) for element in request.elements
     ]
 
 
@@ -388,53 +394,7 @@ def _apart(held: _Held, sa: SaId) -> tuple[SecurityAssociation, list[SecurityAss
 
 
 def _request(sa: SecurityAssociation) -> AddSa:
-    authentication = encryption = NO_ALGORITHM
-    if sa.integrity is not None:
-        icv = sa.icv_length if sa.icv_length != sa.integrity.icv_lengths[0] else 0
-        authentication = AlgorithmInfo(sa.integrity.ndis_identifier, sa.integrity_key, icv)
-    if sa.encryption is not None:
-        icv = sa.icv_length if sa.encryption.combined else 0
-        encryption = AlgorithmInfo(sa.encryption.ndis_identifier, sa.encryption_key, icv)
-    element = SaElement(
-        _operation(sa.protocol), sa.spi, authentication, encryption, sa.esn, sa.sequence_number >> 32
-    )
-    return AddSa(
-        inbound=sa.direction is Direction.INBOUND,
-        source=sa.source,
-        destination=sa.destination,
-        elements=(element,),
-        portion=sa.mode,
-    )
-
-
-def _association(request: AddSa, element: SaElement) -> SecurityAssociation:
-    """Say what a binary request said of one SA."""
-    integrity = INTEGRITY_BY_IDENTIFIER.get(element.authentication.identifier)
-    encryption = ENCRYPTION_BY_IDENTIFIER.get(element.encryption.identifier)
-    combined = encryption is not None and encryption.combined
-    info = element.encryption if combined else element.authentication
-    row = encryption if combined else integrity
-    sa = SecurityAssociation(
-        direction=Direction.INBOUND if request.inbound else Direction.OUTBOUND,
-        source=request.source,
-        destination=request.destination,
-        protocol=_protocol(element.operation),
-        spi=element.spi,
-        mode=request.portion,
-        encryption=encryption,
-        encryption_key=element.encryption.key,
-        integrity=integrity,
-        integrity_key=element.authentication.key,
-        icv_length=info.additional_info or (row.icv_lengths[0] if row is not None else 0),
-        esn=element.esn,
-        replay_window=0,
-        sequence_number=element.sequence_number_high_order << 32,
-    )
-    try:
-        return sa.checked()
-    except RequestError:
-        # A NIC takes more than a host would ask for: wildcards, ESP without integrity under AH (R14, R99).
-        return sa
+    return request_for(SaState(sa, 0.0))
 
 
 def _rebased(request: AddSa | SecurityAssociation, update: UpdateSa) -> AddSa | SecurityAssociation:
@@ -447,14 +407,6 @@ def _rebased(request: AddSa | SecurityAssociation, update: UpdateSa) -> AddSa | 
         for one in request.elements
     )
     return replace(request, elements=elements)
-
-
-def _protocol(operation: Operation) -> IpsecProtocol:
-    return IpsecProtocol.AH if operation is Operation.AH else IpsecProtocol.ESP
-
-
-def _operation(protocol: IpsecProtocol) -> Operation:
-    return Operation.AH if protocol is IpsecProtocol.AH else Operation.ESP
 
 
 def _report(handle: OffloadHandle, sa: SecurityAssociation, add_time: float) -> SaReport:

@@ -265,7 +265,7 @@ def test_a_refused_replacement_leaves_the_old_sa() -> None:
     )
     with pytest.raises(OidError) as caught:
         engine.add_sa(unsupported, 6.0, replace=True)
-    assert caught.value.status is NdisStatus.NOT_SUPPORTED
+    assert (caught.value.status, caught.value.field) == (NdisStatus.NOT_SUPPORTED, "aead")
     (report,) = engine.sas()
     assert report.sa == SA
     taken = NetBufferList(1, [bytearray(framed(replace(GCM, spi=SA.spi), udp(b"x")).frame)], None)
@@ -332,7 +332,7 @@ def test_below_a_load_balancer_nothing_is_offloaded() -> None:
     refused = list_of(FRAME, out)
     assert engine.transmit([refused], 1.0) == []
     assert refused.status is NdisStatus.FAILURE
-    assert [one.code for one in engine.take_indications()] == [IndicationCode.TASK_OFFLOAD_CURRENT_CONFIG]
+    assert IndicationCode.TASK_OFFLOAD_CURRENT_CONFIG in {one.code for one in engine.take_indications()}
     engine.set_load_balanced(False)
     taken = list_of(FRAME, out)
     assert len(engine.transmit([taken], 1.0)) == 1
