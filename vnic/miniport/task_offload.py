@@ -68,6 +68,8 @@ IPSEC_TASK = 1
 _UNSPECIFIED, _IEEE_802_3 = 0, 2
 _ETHERNET_HEADER = 14
 _FIXED_HEADER_SIZE = 0x1
+_MAX_LENGTH = 4096
+"""Bytes from the start to the last task, and in it: a lying offset is not answered with gigabytes needed."""
 
 _HEADER = TASK_OFFLOAD_HEADER.struct()
 _TASK = Struct("<5I")
@@ -133,8 +135,9 @@ def read_tasks(buffer: Buffer, able: OffloadCapabilitiesV1) -> OffloadCapabiliti
     listed = False
     minimum = _HEADER.size
     while offset:
-        if offset < minimum:
-            refuse("a task does not follow what is before it", "OffsetNextTask", offset, f"{minimum} or more")
+        if not minimum <= offset <= _MAX_LENGTH:
+            allowed = f"{minimum} to {_MAX_LENGTH}"
+            refuse("a task does not follow what is before it", "OffsetNextTask", offset, allowed)
         require_length(buffer, offset + _TASK_BUFFER, TASK_OFFLOAD.name)
         version, _, task, following, length = _TASK.unpack_from(buffer, offset)
         if version != TASK_OFFLOAD_VERSION:
@@ -143,8 +146,9 @@ def read_tasks(buffer: Buffer, able: OffloadCapabilitiesV1) -> OffloadCapabiliti
             raise _unsupported("this NIC lists no such task", "Task", task, IPSEC_TASK)
         if listed:
             refuse("a task is listed twice", "Task", task, "once")
-        if length < _IPSEC.size:
-            refuse("the task buffer is too short", "TaskBufferLength", length, f"{_IPSEC.size} or more")
+        if not _IPSEC.size <= length <= _MAX_LENGTH:
+            allowed = f"{_IPSEC.size} to {_MAX_LENGTH}"
+            refuse("no length of an IPsec task", "TaskBufferLength", length, allowed)
         require_length(buffer, offset + _TASK_BUFFER + length, TASK_IPSEC.name)
         wanted = _wanted(_IPSEC.unpack_from(buffer, offset + _TASK_BUFFER), able)
         listed = True
