@@ -36,6 +36,7 @@ from oid_bytes import (
     update_sa,
     v1_add_sa,
     v1_add_udpesp,
+    v1_handle,
 )
 
 from vnic.errors import OidError
@@ -183,6 +184,22 @@ def test_reset_is_announced_once_around_what_happens_in_it() -> None:
     codes = [indication.code for indication in nic.adapter.take_indications()]
     assert codes == [IndicationCode.RESET_START, IndicationCode.RESET_END]
     assert nic.adapter.take_indications() == []
+
+
+@pytest.mark.rule(80, 212)
+@pytest.mark.parametrize("end", ["remove", "halt", "restart"])
+def test_reset_that_ends_with_the_nic_is_announced_as_ended(end: str) -> None:
+    nic = with_sa()
+    v1 = ask(nic.adapter, V1_ADD_UDPESP, v1_add_udpesp(replace(V1_SA, spi=0x7777), inbound=True))
+    nic.adapter.begin_reset()
+    handle = v1_handle(v1.information_buffer)
+    result = ask(nic.adapter, V1_DELETE_UDPESP, handle.to_bytes(16, "little"))
+    assert result.status is NdisStatus.NOT_ACCEPTED
+    getattr(nic.adapter, end)()
+    nic.adapter.end_reset()
+    codes = [one.code for one in nic.adapter.take_indications()]
+    assert codes[:2] == [IndicationCode.RESET_START, IndicationCode.RESET_END]
+    assert IndicationCode.RESET_START not in codes[1:]
 
 
 @pytest.mark.rule(206)

@@ -89,7 +89,6 @@ class MiniportAdapter(Miniport):
         capacity = self.configuration.sa_capacity
         keys = CounterKeys(random_source) if counter_keys is None else counter_keys
         self._table = SaTable(capacity, keys, first_handle - 1)
-        self._random_source = random_source
         self._admission = Admission(self.configuration.offered, random_source, self._table)
         self._sender = Sender(self._table)
         self._receiver = Receiver(self._table)
@@ -215,15 +214,19 @@ class MiniportAdapter(Miniport):
 
     def end_reset(self) -> None:
         """The NIC works again as before the reset (R204)."""
-        if not self._resetting:
-            return
-        self._resetting = False
-        self._state_changed()
-        put_off, self._put_off = self._put_off, []
+        put_off = self._put_off
+        self._leave_reset()
         for request, door in put_off:
             door.delete_sa(DeleteSa(request.handle))
             if request.entry_handle:
                 self._table.parser_entries.remove(request.entry_handle)
+
+    def _leave_reset(self) -> None:
+        if not self._resetting:
+            return
+        self._resetting = False
+        self._put_off = []
+        self._state_changed()
         self.configuration.indicate(StatusIndication(IndicationCode.RESET_END))
 
     def pause(self) -> None:
@@ -239,10 +242,10 @@ class MiniportAdapter(Miniport):
     def halt(self) -> None:
         """MiniportHaltEx: forget every SA and its keys (R211-R213)."""
         self._requests.abort_all()
+        self._leave_reset()
         for handle, _ in list(self._table.items()):
             self._table.delete(handle)
         self._table.parser_entries = ParserEntries(self._table.last_handle)
-        self._put_off.clear()
         self._halted = True
         self._state_changed()
 
@@ -250,7 +253,7 @@ class MiniportAdapter(Miniport):
         """Halt and initialize again: no SAs, keywords read anew, nothing active (R40, R55, R211). A NIC that
         was removed is plugged in again."""
         self.halt()
-        self._paused = self._resetting = self._removed = self._halted = False
+        self._paused = self._removed = self._halted = False
         self.configuration.restart()
         self._configured()
         self._state_changed()
@@ -258,6 +261,7 @@ class MiniportAdapter(Miniport):
     def remove(self) -> None:
         """Surprise removal: every request is NOT_ACCEPTED from now on (R80), no frame moves."""
         self._requests.abort_all()
+        self._leave_reset()
         self._removed = True
         self._state_changed()
 
