@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 from vnic.ipsec.association import Mode
 from vnic.miniport.sa_table import Bundle, OutboundBundle
-from vnic.ndis.capabilities import OffloadCapabilities, OffloadCapabilitiesV1, TaskOffload
+from vnic.ndis.capabilities import (
+    ALL_UDP_ESP,
+    OffloadCapabilities,
+    OffloadCapabilitiesV1,
+    TaskOffload,
+)
 from vnic.ndis.oid import OidVersion
 from vnic.packet.ip import IpHeader
 
@@ -35,6 +40,8 @@ class Abilities(NamedTuple):
     """Subtypes, as bits of `ndis.capabilities`."""
     lso: bool
     """Large sends of protected packets (R30)."""
+    everything: bool = False
+    """No packet needs to be asked about: all of V2 but large sends is on."""
 
     @property
     def any(self) -> bool:
@@ -90,6 +97,20 @@ def _of_v2(able: OffloadCapabilities, *, ipv4: bool) -> Abilities:
     if not able.encapsulation:
         return NOTHING
     modes = _modes(able.transport, able.tunnel)
+    everything = all(
+        (
+            ipv4,
+            able.ipv6_supported,
+            able.ipv4_options,
+            able.ipv6_non_ipsec_extension_headers,
+            able.ah,
+            able.esp,
+            able.ah_esp_combined,
+            modes == _BOTH_MODES,
+            able.transport_tunnel_combined,
+            able.udp_esp == ALL_UDP_ESP,
+        )
+    )
     return Abilities(
         ipv4,
         able.ipv6_supported,
@@ -101,6 +122,7 @@ def _of_v2(able: OffloadCapabilities, *, ipv4: bool) -> Abilities:
         able.transport_tunnel_combined,
         able.udp_esp,
         able.lso_supported,
+        everything,
     )
 
 

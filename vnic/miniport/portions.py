@@ -67,7 +67,7 @@ def ip_header(frame: bytes | bytearray, offset: int, limit: int, able: Abilities
     header = parse_ip(frame, offset, limit)
     if header.fragment:
         raise PacketError("a fragment (R16)")
-    if not able.takes(header):
+    if not (able.everything or able.takes(header)):
         raise PacketError("IP version, options or extension headers beyond the capabilities")
     return header
 
@@ -99,7 +99,9 @@ def find_headers(
         _check_udp(frame, udp, header.end, large=large)
         start += UDP_LENGTH
         protocol = ESP
-    if not fits(subtypes(bundle, able), bundle.portion, in_udp=bool(udp), place=place):
+    if (udp or bundle.udp_esp or place is not Place.OUTERMOST) and not fits(
+        subtypes(bundle, able), bundle.portion, in_udp=bool(udp), place=place
+    ):
         raise PacketError("UDP encapsulation other than the SA's")
     if bundle.ah is not None:
         if protocol != AH:
@@ -142,9 +144,10 @@ def whole_portion(frame: bytes | bytearray, headers: Headers, able: Abilities, p
     if end < text:
         raise PacketError("more ESP padding than payload")
     portion = Portion(headers, next_header, pad_length, text, end)
-    mode = bundle.portion or implied_mode(bundle.udp_esp, in_udp=bool(headers.udp), place=place)
-    if (mode or portion.mode) not in able.modes(bundle):
-        raise PacketError("a mode that is switched off")
+    if not able.everything:
+        mode = bundle.portion or implied_mode(bundle.udp_esp, in_udp=bool(headers.udp), place=place)
+        if (mode or portion.mode) not in able.modes(bundle):
+            raise PacketError("a mode that is switched off")
     return portion
 
 

@@ -394,7 +394,7 @@ class _Walk:
             self._requests = None
         self._delete |= bundle.sa_delete_req
         able = self._able[bundle.oid_version]
-        if (
+        if not able.everything and (
             not able.covers(bundle)
             or not able.takes(header)
             or (previous and not able.ah_esp_combined)
@@ -412,8 +412,10 @@ class _Walk:
             _Beyond: the NIC does not do that mode.
         """
         bundle.tunnel = next_header in _IP_IN_IP
-        modes = self._able[bundle.oid_version].modes(bundle)
-        if next_header not in _IPSEC and (Mode.TUNNEL if bundle.tunnel else Mode.TRANSPORT) not in modes:
+        able = self._able[bundle.oid_version]
+        if able.everything or next_header in _IPSEC:
+            return
+        if (Mode.TUNNEL if bundle.tunnel else Mode.TRANSPORT) not in able.modes(bundle):
             raise _Beyond
 
     def _open_ah(self, bundle: InboundBundle, ip: int, start: int, end: int) -> int:

@@ -174,7 +174,7 @@ class Sender:
         if bundle is None:
             raise PacketError("no outbound SA has this handle (R165)")
         able = self._able[bundle.oid_version]
-        if not able.covers(bundle):
+        if not (able.everything or able.covers(bundle)):
             raise PacketError("IPsec offload for this SA is not configured")
         return bundle, able
 
