@@ -46,8 +46,11 @@ class _Held(NamedTuple):
         request = self.request
         if isinstance(request, SecurityAssociation):
             return [request]
+        associations = associations_of(request)
+        if not request.inbound:
+            return list(associations)
         # Replay is the driver's to check, and what it does is not known here.
-        return [replace(sa, replay_window=0) for sa in associations_of(request)]
+        return [replace(sa, replay_window=0) for sa in associations]
 
 
 class _Books:
@@ -72,6 +75,9 @@ class _Books:
                 self._names[sa] = rest
             else:
                 del self._names[sa]
+        if not self.held:
+            # An empty table keeps the room of the time when it was full.
+            self.clear()
         return held
 
     def find(self, sa: SaId) -> OffloadHandle | None:
@@ -80,8 +86,8 @@ class _Books:
         return None if handles is None else handles[0]
 
     def clear(self) -> None:
-        self.held.clear()
-        self._names.clear()
+        self.held = {}
+        self._names = {}
 
 
 class _Door:
