@@ -69,6 +69,7 @@ class Outbound:
         """Frame a burst of the host's; gives what goes to the NIC and the wire, in order."""
         if self._sad.software is not None:
             self._sad.software.update_nic()
+            self._sad.follow_configuration()
         self._forget_stale_verdicts()
         ready: list[NetBuffer] = []
         for buffer in burst:
@@ -349,8 +350,9 @@ class Outbound:
         software = self._sad.software
         assert software is not None
         burst = ready[already:]
-        sealed = software.seal(burst, encapsulation.states())
-        ready[already:] = sealed
+        del ready[already:]
+        sealed = software.seal(burst, encapsulation.states(), ready)
+        ready += sealed
         self._audit.card.tx_software += len(sealed)
         if len(sealed) < len(burst):
             self._audit.drop(DropReason.OUT_SOFTWARE, now, count=len(burst) - len(sealed))

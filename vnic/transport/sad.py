@@ -32,6 +32,9 @@ from vnic.transport.state import NO_HANDLE, SaState
 _MAX_HANDLES = 8
 """Handles of one SA that requests may quote: the one its addition was answered with, and the latest."""
 
+_RETRIES = 64
+"""SAs that are offered to the NIC again between two bursts."""
+
 _SOFTWARE_HELPS = (NdisStatus.NOT_SUPPORTED, NdisStatus.RESOURCES)
 """What the NIC refuses and software IPsec need not."""
 
@@ -59,6 +62,9 @@ class Sad(SaDoor):
         self.table: dict[SaId, SaState] = {}
         self.inbound: dict[tuple[bytes, int, int], SaState] = {}
         self._outbound = OutboundIndex()
+        self._refused: dict[SaState, None] = {}
+        self._retries: list[SaState] = []
+        self._configuration = nic.configuration_generation
         self.generation = 0
         self.now = 0.0
 
@@ -349,6 +355,16 @@ class Sad(SaDoor):
                 return one
         return None
 
+    def follow_configuration(self) -> None:
+        """Offer the NIC again what it refused, when its configuration has changed since; a few at a time."""
+        if self._configuration != self.nic.configuration_generation:
+            self._configuration = self.nic.configuration_generation
+            self._retries = list(reversed(self._refused)) if self._offloading else []
+        for _ in range(min(len(self._retries), _RETRIES)):
+            state = self._retries.pop()
+            if state in self._refused and not state.handle:
+                self._take_back(state, lenient=True)
+
     def reoffload(self) -> None:
         """Offload every SA anew: the NIC has started again and holds none. What it refuses now goes on in
         software, or stays without a handle."""
@@ -447,6 +463,8 @@ class Sad(SaDoor):
             self._outbound.add(state)
         if state.handle:
             self._handles[state.handle] = state
+        if state.refusal is not None:
+            self._refused[state] = None
         self.generation += 1
 
     def _take_over_handles(self, old: SaState, new: SaState) -> None:
@@ -467,6 +485,8 @@ class Sad(SaDoor):
             del self.inbound[sa_id]
         else:
             self._outbound.remove(state)
+        if state.refusal is not None:
+            self._refused.pop(state, None)
         self.generation += 1
 
     def _hold(self, handle: OffloadHandle, *states: SaState) -> None:
@@ -475,6 +495,7 @@ class Sad(SaDoor):
             state.handle = handle
             state.nic_mark = state.sequence_number
             state.refusal = None
+            self._refused.pop(state, None)
         self._handles[handle] = states if len(states) > 1 else states[0]
         self.generation += 1
 
@@ -534,6 +555,8 @@ class Sad(SaDoor):
         except OidError as error:
             for state in states:
                 state.refusal = (error.status, str(error))
+                if state.partner is None and state.sa.id in self.table:
+                    self._refused[state] = None
             if lenient:
                 return
             raise

@@ -77,8 +77,13 @@ class SoftwareIpsec:
             _rebase(self._miniport, state.software_handle, state, number)
             state.software_mark = number
 
-    def seal(self, burst: list[NetBuffer], states: list[SaState]) -> list[NetBuffer]:
+    def seal(
+        self, burst: list[NetBuffer], states: list[SaState], waiting: list[NetBuffer]
+    ) -> list[NetBuffer]:
         """Seal frames that were framed with the latest numbers of these SAs, in place.
+
+        Args:
+            waiting: frames that the NIC has yet to seal; their numbers are older.
 
         Returns:
             The sealed ones, without `transmit`: the NIC has nothing to do with them any more.
@@ -86,7 +91,9 @@ class SoftwareIpsec:
         for state in states:
             if state.sa.esn:
                 last = state.sequence_number
-                self._keep_up(state, last - len(burst) + 1, last)
+                self._keep_up(state, last - len(burst), last)
+        if self._nic_is_behind:
+            self._update_nic_unless_it_waits(waiting)
         self._miniport.send(burst)
         sealed = [buffer for buffer in burst if not buffer.status]
         for buffer in sealed:
@@ -119,30 +126,55 @@ class SoftwareIpsec:
                 if state is not states[0]:
                     self._inside.setdefault(states[0], set()).add(state)
 
-    def _keep_up(self, state: SaState, number: int, highest: int) -> None:
+    def _keep_up(self, state: SaState, latest: int, highest: int) -> None:
         """See to it that both NICs know the upper half, as packets pass here and not there.
 
         Args:
-            number: of the next packet here.
-            highest: afterwards.
+            latest: number before the next packet here.
+            highest: number when it has passed.
         """
-        if not -_STALE < number - state.software_mark < _STALE:
-            self.rebase(state, number)
+        if _is_stale(state, state.software_mark, latest):
+            self.rebase(state, latest)
         state.software_mark = highest
-        if state.handle and not -_STALE < highest - state.nic_mark < _STALE:
+        if state.handle and _is_stale(state, state.nic_mark, highest):
             state.nic_mark = highest
             self._nic_is_behind.append(state)
 
     def update_nic(self) -> None:
         """Tell the NIC the upper halves that it has lost touch with. Between bursts: frames that wait for it
         have older numbers."""
-        if not self._nic_is_behind:
-            return
         for state in self._nic_is_behind:
-            if state.handle:
-                with suppress(OidError):
-                    _rebase(self._nic, state.handle, state, state.sequence_number)
+            self._update_nic(state)
         self._nic_is_behind.clear()
+
+    def _update_nic_unless_it_waits(self, waiting: list[NetBuffer]) -> None:
+        """Do so at once for SAs none of whose frames waits: the NIC's next one is newer than all so far."""
+        handles = {
+            handle
+            for buffer in waiting
+            if buffer.transmit is not None
+            for handle in (buffer.transmit.offload_handle, buffer.transmit.tunnel_handle)
+        }
+        for state in self._nic_is_behind:
+            if state.handle not in handles:
+                self._update_nic(state)
+        self._nic_is_behind = [state for state in self._nic_is_behind if state.handle in handles]
+
+    def _update_nic(self, state: SaState) -> None:
+        if state.handle:
+            with suppress(OidError):
+                _rebase(self._nic, state.handle, state, state.sequence_number)
+
+
+def _is_stale(state: SaState, mark: int, number: int) -> bool:
+    """Whether one who last knew of number `mark` may take `number` for one of another half.
+
+    On send a NIC that has sealed nothing since it was told a half knows that half alone; on receive it tries
+    the next one as well.
+    """
+    if state.sequence is not None and mark >> 32 != number >> 32:
+        return True
+    return not -_STALE < number - mark < _STALE
 
 
 def _rebase(miniport: Miniport, handle: OffloadHandle, state: SaState, number: int) -> None:

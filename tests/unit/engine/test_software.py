@@ -43,6 +43,7 @@ from vnic.ndis.capabilities import (
     ENCAPSULATION_IEEE_802_3,
     OffloadCapabilities,
 )
+from vnic.ndis.configuration_structs import IpsecParameter, OffloadParameters
 from vnic.ndis.keywords import HostSwitches, IpsecKeyword, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
 from vnic.ndis.status import NdisStatus
@@ -382,6 +383,24 @@ def test_keyword_for_ah_only_leaves_esp_to_software() -> None:
     cards[0].restart(5.0)
     assert crosses(cards, UDP4)
     assert sealed(cards) == (1, 2)
+
+
+@pytest.mark.rule(45, 47)
+def test_sa_the_nic_refused_is_offered_again_when_its_configuration_changes() -> None:
+    cards = pair(
+        (U_ESP,), [association(), association(spi=0x2000, seed=1)], keywords=Keywords(v2=IpsecKeyword.AH)
+    )
+    assert crosses(cards, UDP4)
+    for card in cards:
+        card._miniport.set_parameters(OffloadParameters(ipsec_v2=IpsecParameter.AH_AND_ESP_ENABLED))
+    assert crosses(cards, UDP4)
+    assert [report.offload for report in cards[0].sas()] == [Offload.NIC] * 2
+    assert sealed(cards) == (1, 1)
+    assert opened(cards) == (0, 2)
+    # Receive waits for the encapsulation (R47).
+    cards[1]._miniport.set_encapsulation(True, True)
+    assert crosses(cards, UDP4)
+    assert opened(cards) == (1, 2)
 
 
 @pytest.mark.rule(39)
