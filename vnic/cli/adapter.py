@@ -6,11 +6,24 @@ Law: words to messages and messages to text.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from vnic.cli import values
-from vnic.cli.grammar import ADAPTERS, FILES, Choice, Found, Group, Object, Value, Verb, Vocabulary, Word
+from vnic.cli.card import CAPS_WORD, capabilities_of
+from vnic.cli.grammar import (
+    ADAPTERS,
+    FILES,
+    Choice,
+    Found,
+    Group,
+    Object,
+    Series,
+    Value,
+    Verb,
+    Vocabulary,
+    Word,
+)
 from vnic.cli.render import paint, table
 from vnic.cli.session import Session
 from vnic.cli.words import UsageError, Words
@@ -18,10 +31,17 @@ from vnic.control.interface import (
     AdapterState,
     AddAdapter,
     Capture,
+    CardStatistics,
     DeleteAdapter,
     ListAdapters,
+    PauseAdapter,
     PortStatistics,
+    RemoveAdapter,
+    ResetAdapter,
+    RestartAdapter,
+    ResumeAdapter,
     SetAdapter,
+    TapState,
     Wire,
 )
 
@@ -92,12 +112,25 @@ _MTU = Word(
     "mtu", Value("{ BYTES | default }", values.mtu, ("default",)), "of the TAP; default follows the wire"
 )
 _NON_IP = Word("nonip", Choice(("pass", "drop")), "frames that are not IP (ARP passes always)")
+_SOFTWARE = Word(
+    "software", Choice(("on", "off")), "whether software IPsec takes what the NIC may or can not (on)"
+)
+KEYWORDS = ("*IPsecOffloadV1IPv4", "*IPsecOffloadV2", "*IPsecOffloadV2IPv4")
+_KEYWORD = Word(
+    "keyword",
+    Series((Value("KEYWORD", values.text, KEYWORDS), Value("VALUE", values.integer(0, 3)))),
+    "of the registry: *IPsecOffloadV1IPv4, *IPsecOffloadV2, *IPsecOffloadV2IPv4 (the * may be left out); "
+    "0 disabled, 1 AH, 2 ESP, 3 both",
+    repeated=True,
+)
+_ALL_ON = 3
+_MAX_HOLD_MS = 60_000
 _NAME = Word("name", Value("NAME", values.text), required=True)
 _KNOWN = Word("name", Value("NAME", values.text, (ADAPTERS,)), required=True)
 _MAYBE = Word("name", Value("NAME", values.text, (ADAPTERS,)))
 
 _ADD = Vocabulary(
-    Word("tap", _IFNAME, "the device the host sees", required=True),
+    Word("tap", _IFNAME, "the device the host sees; needed unless the transport is external"),
     _NETNS,
     _ADDRESS,
     _MAC,
@@ -109,6 +142,15 @@ _ADD = Vocabulary(
         "an offload of the TAP not to use, by its ethtool name",
         repeated=True,
     ),
+    Word(
+        "transport",
+        Choice(("inline", "external")),
+        "inline: the daemon frames and judges packets; external: a protocol driver of yours does",
+    ),
+    Word("nbl-socket", Value("PATH", values.text, (FILES,)), "where that driver attaches (NAME.nbl)"),
+    _SOFTWARE,
+    _KEYWORD,
+    CAPS_WORD,
     _WIRE,
 )
 _SET = Vocabulary(
@@ -119,6 +161,8 @@ _SET = Vocabulary(
     Word("down", summary="set the TAP down"),
     _NON_IP,
     Word("capture", _CaptureOperand(), "record one side to a new pcapng file"),
+    _SOFTWARE,
+    replace(_KEYWORD, summary=f"{_KEYWORD.summary}; in force after `restart`"),
     _WIRE,
 )
 
@@ -139,12 +183,30 @@ def _non_ip(found: Found) -> Literal["pass", "drop"] | None:
     return cast("Literal['pass', 'drop'] | None", found.get("nonip", str))
 
 
+def _software(found: Found) -> bool | None:
+    said = found.get("software", str)
+    return None if said is None else said == "on"
+
+
+def _keywords(found: Found) -> dict[str, int] | None:
+    return dict(found.many("keyword", tuple)) or None
+
+
 def add(session: Session, found: Found) -> None:
     """Make an adapter."""
+    transport = found.get("transport", str)
+    if "tap" not in found and transport != "external":
+        raise UsageError("is missing", field="tap", allowed="tap IFNAME, or transport external")
+    socket = found.get("nbl-socket", str)
     reply = session.ask(
         AddAdapter(
             name=found.need("name", str),
-            tap=found.need("tap", str),
+            tap=found.get("tap", str),
+            transport=cast("Literal['inline', 'external'] | None", transport),
+            nbl_socket=None if socket is None else os.path.abspath(socket),
+            software=_software(found),
+            capabilities=capabilities_of(found),
+            keywords=_keywords(found),
             netns=found.get("netns", str),
             addresses=found.many("address", str) or None,
             mac=found.get("mac", str),
@@ -173,6 +235,8 @@ def change(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             capture=found.get("capture", Capture),
+            software=_software(found),
+            keywords=_keywords(found),
         )
     )
     _answered(session, reply.adapter)
@@ -180,6 +244,32 @@ def change(session: Session, found: Found) -> None:
 
 def _answered(session: Session, state: AdapterState) -> None:
     session.answer(state, lambda: _text(session, [state]) if session.options.details else "")
+
+
+def reset(session: Session, found: Found) -> None:
+    """Reset the NIC."""
+    request = ResetAdapter(name=found.need("name", str), hold_ms=found.get("hold", int))
+    _answered(session, session.ask(request).adapter)
+
+
+def pause(session: Session, found: Found) -> None:
+    """Pause the NIC."""
+    _answered(session, session.ask(PauseAdapter(name=found.need("name", str))).adapter)
+
+
+def resume(session: Session, found: Found) -> None:
+    """End a pause."""
+    _answered(session, session.ask(ResumeAdapter(name=found.need("name", str))).adapter)
+
+
+def restart(session: Session, found: Found) -> None:
+    """Halt the NIC and initialize it again."""
+    _answered(session, session.ask(RestartAdapter(name=found.need("name", str))).adapter)
+
+
+def remove(session: Session, found: Found) -> None:
+    """Pull the card out."""
+    _answered(session, session.ask(RemoveAdapter(name=found.need("name", str))).adapter)
 
 
 def delete(session: Session, found: Found) -> None:
@@ -205,6 +295,17 @@ def _where(name: str | None, netns: str | None) -> str:
     return f"{name or ''}{f' netns {netns}' if netns else ''}"
 
 
+def _tap_lines(tap: TapState | None) -> list[str]:
+    if tap is None:
+        return []
+    return [
+        f"tap {_where(tap.name, tap.netns)} mac {tap.mac} mtu {tap.mtu}"
+        f"{' (default)' if tap.mtu_default else ''} {'up' if tap.up else 'down'}"
+        f"{' attached' if tap.attached else ''}",
+        *(f"address {address}" for address in tap.addresses),
+    ]
+
+
 def _adapter_text(session: Session, state: AdapterState) -> str:
     options = session.options
     tap, wire = state.tap, state.wire
@@ -212,32 +313,47 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
     reason = f" ({state.reason})" if state.reason else ""
     lines = [
         f"{paint(state.name, 'name', session)}: {paint(state.state, colour, session)}{reason} "
-        f"engine {state.engine}",
-        f"tap {_where(tap.name, tap.netns)} mac {tap.mac} mtu {tap.mtu}"
-        f"{' (default)' if tap.mtu_default else ''} {'up' if tap.up else 'down'}"
-        f"{' attached' if tap.attached else ''}",
-        *(f"address {address}" for address in tap.addresses),
-        f"wire {wire.kind} {_where(wire.name, wire.netns)}".rstrip() + f" mtu {wire.mtu}",
-        f"sas {state.sa_count} policies {state.policy_count} default in {state.policy_default_in} "
-        f"out {state.policy_default_out} nonip {state.non_ip}",
+        f"engine {state.engine}"
     ]
+    if state.transport == "external":
+        driver = "attached" if state.driver else "none"
+        lines.append(f"transport external nbl-socket {state.nbl_socket} driver {driver}")
+    lines += _tap_lines(tap)
+    lines.append(f"wire {wire.kind} {_where(wire.name, wire.netns)}".rstrip() + f" mtu {wire.mtu}")
+    if state.transport == "external":
+        lines.append(f"sas {state.sa_count}")
+    else:
+        lines.append(
+            f"sas {state.sa_count} policies {state.policy_count} default in {state.policy_default_in} "
+            f"out {state.policy_default_out} nonip {state.non_ip}{'' if state.software else ' software off'}"
+        )
+    if any(value != _ALL_ON for value in state.keywords.values()) or options.details:
+        lines.append("keywords " + " ".join(f"{name} {value}" for name, value in state.keywords.items()))
+    if state.load_balancing is not None:
+        lines.append(f"below {state.load_balancing}: load balancing, so the NIC offloads no IPsec")
     if (capture := state.capture) is not None:
         lost = f" lost {capture.frames_lost}" if capture.frames_lost else ""
         lines.append(
             f"capture {capture.place} {capture.file} {capture.state} frames {capture.frames_written}{lost}"
         )
     if options.statistics or options.details:
-        card = state.card
-        lines += [
-            port_text("tap", state.tap_statistics),
-            port_text("wire", state.wire_statistics),
-            f"card tx offloaded {card.tx_offloaded} bypassed {card.tx_bypassed} passed {card.tx_passed}",
-            f"card rx offloaded {card.rx_offloaded} bypassed {card.rx_bypassed} passed {card.rx_passed}",
-        ]
+        if state.tap_statistics is not None:
+            lines.append(port_text("tap", state.tap_statistics))
+        lines += [port_text("wire", state.wire_statistics), *card_lines(state.card)]
     if options.details:
-        lines += [f"feature tap {name}: {is_on}" for name, is_on in tap.features.items()]
+        lines += [f"feature tap {name}: {is_on}" for name, is_on in (tap.features if tap else {}).items()]
         lines += [f"feature wire {name}: {is_on}" for name, is_on in wire.features.items()]
     return "\n    ".join(lines) + "\n"
+
+
+def card_lines(card: CardStatistics) -> list[str]:
+    """Write the counters of the card, a line for each direction."""
+    return [
+        f"card tx offloaded {card.tx_offloaded} software {card.tx_software} bypassed {card.tx_bypassed} "
+        f"passed {card.tx_passed}",
+        f"card rx offloaded {card.rx_offloaded} software {card.rx_software} bypassed {card.rx_bypassed} "
+        f"passed {card.rx_passed}",
+    ]
 
 
 def port_text(name: str, port: PortStatistics) -> str:
@@ -253,13 +369,13 @@ def _brief(session: Session, states: list[AdapterState]) -> str:
         [
             state.name,
             state.state,
-            state.tap.name,
-            state.tap.netns or "-",
-            state.tap.mtu,
+            state.tap.name if state.tap else state.nbl_socket or "-",
+            state.tap.netns or "-" if state.tap else "-",
+            state.tap.mtu if state.tap else "-",
             f"{state.wire.kind} {_where(state.wire.name, state.wire.netns)}".rstrip(),
             state.sa_count,
             state.policy_count,
-            " ".join(state.tap.addresses),
+            " ".join(state.tap.addresses if state.tap else ()),
         ]
         for state in states
     ]
@@ -282,6 +398,8 @@ ADAPTER = Object(
                 "vnic adapter add left tap vnic0 netns red address 10.1.0.1/24 wire none",
                 "vnic adapter add right tap vnic0 netns blue address 10.2.0.1/24 wire link left",
                 "vnic adapter add uplink tap vnic1 mtu 1400 wire netdev eth1",
+                "vnic adapter add gcm tap vnic2 caps encryptions aes-gcm-128 integrities none sa_capacity 64",
+                "vnic adapter add bare transport external nbl-socket /run/vnic/bare.nbl wire netdev eth2",
             ),
         ),
         Verb("show", "show the adapters, or one", show, positional=(_MAYBE,), aliases=("list", "lst")),
@@ -295,7 +413,36 @@ ADAPTER = Object(
                 "vnic adapter set left mtu default nonip drop",
                 "vnic adapter set left capture wire /tmp/left.pcapng",
                 "vnic adapter set left capture off",
+                "vnic adapter set left keyword IPsecOffloadV2 0",
             ),
+        ),
+        Verb(
+            "reset",
+            "reset the NIC: sends and requests under way end with REQUEST_ABORTED, SAs survive",
+            reset,
+            Vocabulary(
+                Word(
+                    "hold",
+                    Value("MS", values.integer(0, _MAX_HOLD_MS, "milliseconds")),
+                    "stay in reset that long",
+                )
+            ),
+            positional=(_KNOWN,),
+            examples=("vnic adapter reset left hold 500",),
+        ),
+        Verb("pause", "pause the NIC: it moves no frames", pause, positional=(_KNOWN,)),
+        Verb("resume", "end a pause", resume, positional=(_KNOWN,)),
+        Verb(
+            "restart",
+            "halt the NIC and initialize it again: the keywords are read, the SAs offloaded anew",
+            restart,
+            positional=(_KNOWN,),
+        ),
+        Verb(
+            "remove",
+            "pull the card out: every request is NOT_ACCEPTED until the adapter is deleted",
+            remove,
+            positional=(_KNOWN,),
         ),
         Verb("delete", "remove an adapter with its SAs and policies", delete, positional=(_KNOWN,)),
     ),

@@ -51,7 +51,7 @@ def state_text(state: SaState, session: Session) -> str:
         lines.append(f"sel {selector_text(sa.selector)}")
     if statistics:
         lines += _statistics(state, details=session.options.details)
-    handle = f" handle {state.handle:#x}" if statistics else ""
+    handle = f" handle {state.handle:#x} by {state.offload}" if statistics else ""
     lines.append(f"offload packet dev {paint(state.adapter, 'name', session)} dir {sa.direction}{handle}")
     if statistics:
         lines += [paint(f"weak: {weak}", "weak", session) for weak in state.weak]
@@ -64,7 +64,12 @@ def _identity(sa: Sa, statistics: bool) -> str:
         text = f"proto {sa.proto} spi {sa.spi:#010x}({sa.spi}) reqid {reqid}({reqid:#010x})"
     else:
         text = f"proto {sa.proto} spi {sa.spi:#010x} reqid {reqid}"
-    return f"{text} mode {sa.mode or 'transport'}"
+    return f"{text} mode {mode_text(sa)}"
+
+
+def mode_text(sa: Sa) -> str:
+    """Name the mode; `any` is that of an SA that came by an OID, which names none."""
+    return sa.mode or "any"
 
 
 def _window(sa: Sa) -> str:
@@ -117,7 +122,7 @@ def brief_text(states: list[SaState], session: Session) -> str:
     """Write one line per SA under a head."""
     if not states:
         return ""
-    head = ["ADAPTER", "DIR", "PROTO", "SPI", "SRC", "DST", "MODE", "ALGORITHM", "REQID", "HANDLE"]
+    head = ["ADAPTER", "DIR", "PROTO", "SPI", "SRC", "DST", "MODE", "ALGORITHM", "REQID", "HANDLE", "BY"]
     rows: list[list[object]] = []
     for state in states:
         sa = state.sa
@@ -129,16 +134,17 @@ def brief_text(states: list[SaState], session: Session) -> str:
                 f"{sa.spi:#010x}",
                 sa.src,
                 sa.dst,
-                sa.mode or "transport",
+                mode_text(sa),
                 algorithm_text(sa),
                 sa.reqid or 0,
                 f"{state.handle:#x}",
+                state.offload,
             ]
         )
     right = {8, 9}
     if session.options.statistics:
         head += ["PACKETS", "BYTES", "DROPS"]
-        right |= {10, 11, 12}
+        right |= {11, 12, 13}
         for row, state in zip(rows, states, strict=True):
             row += [state.packets, state.bytes, sum(state.drops.values())]
     return table(head, rows, session, right=frozenset(right))

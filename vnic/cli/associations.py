@@ -24,6 +24,7 @@ from vnic.control.interface import (
     ListAdapters,
     ListSas,
     ReplaceSa,
+    RequestSaDeletion,
     Sa,
     SaReply,
     SaState,
@@ -238,7 +239,7 @@ def _sequence_number(found: Found, session: Session, src: str, dst: str) -> int 
 def _direction_by_address(session: Session, adapter: str | None, src: str, dst: str) -> str:
     """The direction that follows from the addresses of the adapter's TAP, as the daemon finds it."""
     for state in session.ask(ListAdapters(name=adapter)).adapters:
-        own = {one.partition("/")[0] for one in state.tap.addresses}
+        own = {one.partition("/")[0] for one in (state.tap.addresses if state.tap else ())}
         if (src in own) != (dst in own):
             return "out" if src in own else "in"
     raise UsageError(
@@ -300,11 +301,16 @@ def sa_of(found: Found, session: Session) -> Sa:
 def _answered(session: Session, reply: SaReply, verb: str) -> None:
     for weak in reply.weak:
         session.warn(f"weak: {weak}")
+    if reply.status:
+        by = "software IPsec has taken it" if reply.offload == "software" else "nobody works on it"
+        session.warn(f"the NIC refused the SA, {by}: {reply.message} [{reply.status_name}]")
 
     def text() -> str:
         if not session.options.details:
             return ""
-        return f"{verb} {reply.adapter} {reply.direction} handle {reply.handle:#x} {reply.status_name}\n"
+        by = "" if reply.offload == "nic" else f" by {reply.offload}"
+        named = f"{verb} {reply.adapter} {reply.direction} handle {reply.handle:#x}"
+        return f"{named}{by} {reply.status_name}\n"
 
     session.answer(reply, text)
 
@@ -347,6 +353,19 @@ def delete(session: Session, found: Found) -> None:
     _answered(session, session.ask(request), "deleted")
 
 
+def request_deletion(session: Session, found: Found) -> None:
+    """Have the NIC ask for the deletion of one SA."""
+    _named(found)
+    request = RequestSaDeletion(
+        adapter=adapter_of(found),
+        handle=found.get("handle", int),
+        dst=found.get("dst", str),
+        proto=protocol_of(found),
+        spi=found.get("spi", int),
+    )
+    _answered(session, session.ask(request), "deletion requested")
+
+
 def rebase(session: Session, found: Found) -> None:
     """Set the upper half of an extended sequence number."""
     _named(found)
@@ -364,7 +383,8 @@ def rebase(session: Session, found: Found) -> None:
 def _listed(session: Session, found: Found, fits: Callable[[SaState], bool]) -> list[SaState]:
     # The kernel keeps keys from `nokeys`; here they come only when asked for.
     reveal = session.options.show_keys and "nokeys" not in found
-    states = session.ask(ListSas(adapter=adapter_of(found), reveal_keys=reveal or None)).sas
+    request = ListSas(adapter=adapter_of(found), reveal_keys=reveal or None)
+    states = [state for reply in session.listen(request) for state in reply.sas]
     return [state for state in states if fits(state)]
 
 
@@ -435,7 +455,10 @@ def count(session: Session, found: Found) -> None:
 def delete_all(session: Session, found: Found) -> None:
     """Delete every SA that fits, one after the other."""
     states = _listed(session, found, _filter(session, found))
-    replies = [session.ask(DeleteSa(adapter=state.adapter, handle=state.handle)) for state in states]
+    replies = [
+        session.ask(DeleteSa(adapter=state.adapter, dst=state.sa.dst, proto=state.sa.proto, spi=state.sa.spi))
+        for state in states
+    ]
     session.answer({"count": len(replies)}, lambda: _deleted(session, len(replies), "SA"))
 
 

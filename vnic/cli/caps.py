@@ -1,20 +1,23 @@
 """`vnic caps`: what the NIC of an adapter can do, in the manner of `ethtool -k`.
 
-Law: messages to text.
+Law: messages to text. A feature that the hardware lacks is `off [fixed]`; any other that is off says why.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from vnic.cli import values
 from vnic.cli.grammar import ADAPTERS, Found, Object, Value, Verb, Word
 from vnic.cli.render import paint, table
-from vnic.control.interface import AdapterCapabilities, AlgorithmCapability, GetCapabilities
+from vnic.control.interface import AdapterCapabilities, AlgorithmCapability, Feature, GetCapabilities
 
 if TYPE_CHECKING:
     from vnic.cli.session import Session
+
+_V1 = "v1."
+_IN_TABLE = ("encryptions.", "integrities.")
+"""Features that are rows of the table of algorithms."""
 
 
 def show(session: Session, found: Found) -> None:
@@ -27,31 +30,50 @@ def show(session: Session, found: Found) -> None:
 
 def _text(session: Session, one: AdapterCapabilities, details: bool) -> str:
     lines = [f"Capabilities of {paint(one.adapter, 'name', session)} (engine {one.engine}):"]
-    for member in fields(one.ndis):
-        value = getattr(one.ndis, member.name)
-        if member.name.endswith("_algorithms"):
-            text = f"{value:#x}"
-        elif isinstance(value, bool):
-            text = paint("on", "good", session) if value else "off"
-        else:
-            text = str(value)
-        lines.append(f"{member.name.replace('_', '-')}: {text}")
+    capacity = one.hardware.sa_offload_capacity
+    lines.append(
+        f"sa_capacity: {capacity}, {one.sas_offloaded} used, {max(capacity - one.sas_offloaded, 0)} free"
+    )
+    v1 = [feature for feature in one.features if feature.name.startswith(_V1)]
+    rest = [feature for feature in one.features if feature not in v1]
+    lines += [_feature(session, feature) for feature in rest if not feature.name.startswith(_IN_TABLE)]
+    lines += [_feature(session, feature) for feature in v1]
     lines += [f"tap {name}: {is_on}" for name, is_on in one.tap_features.items()]
     lines += [f"wire {name}: {is_on}" for name, is_on in one.wire_features.items()]
-    head = ["ALGORITHM", "KERNEL-NAME", "KEY-BITS", "ICV-BITS", "SOURCE", "REMARK"]
-    rows = [_row(row) for row in (*one.encryptions, *one.integrities) if row.supported or details]
-    return "\n".join(lines) + "\n" + table(head, rows, session, right=frozenset({2}))
+    state = {feature.name: feature for feature in one.features}
+    rows = [
+        _row(row, state.get(f"{kind}.{row.name}"))
+        for kind, rows in (("encryptions", one.encryptions), ("integrities", one.integrities))
+        for row in rows
+        if row.supported or details
+    ]
+    head = ["ALGORITHM", "NOW", "KERNEL-NAME", "KEY-BITS", "ICV-BITS", "SOURCE", "REMARK"]
+    return "\n".join(lines) + "\n" + table(head, rows, session, right=frozenset({3}))
 
 
-def _row(row: AlgorithmCapability) -> list[object]:
-    remark = f"weak: {row.weak}" if row.weak else ""
+def _feature(session: Session, feature: Feature) -> str:
+    if feature.enabled:
+        return f"{feature.name}: {paint('on', 'good', session)}"
+    if not feature.hardware:
+        return f"{feature.name}: off [fixed]"
+    return f"{feature.name}: off ({feature.reason})"
+
+
+def _row(row: AlgorithmCapability, feature: Feature | None) -> list[object]:
+    remark = "not supported"
+    if row.supported:
+        remarks = [f"weak: {row.weak}"] if row.weak else []
+        if feature is not None and not feature.enabled:
+            remarks.insert(0, feature.reason)
+        remark = "; ".join(remarks)
     return [
         row.name,
+        "on" if row.supported and (feature is None or feature.enabled) else "off",
         row.kernel_name,
         row.key_length,
         ",".join(map(str, row.icv_lengths)) or "-",
         row.source,
-        remark if row.supported else "not supported",
+        remark,
     ]
 
 
@@ -68,4 +90,7 @@ CAPS = Object(
             positional=(Word("name", Value("ADAPTER", values.text, (ADAPTERS,))),),
         ),
     ),
+    notes="`off [fixed]` the hardware cannot; any other `off` says what keeps it off. The names are those of "
+    "`vnic adapter add … caps` and of [adapter.capabilities]. -j has the NDIS structures, of the "
+    "hardware and of the current configuration.",
 )

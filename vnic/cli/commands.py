@@ -35,6 +35,8 @@ ENTRIES = (
     Entry("policy", "security policies, in short words", "policy", "POLICY"),
     Entry("stats", "counters and drop reasons", "stats", "STATS"),
     Entry("caps", "what the NIC can do", "caps", "CAPS"),
+    Entry("oid", "NDIS requests in their binary form", "oid", "OID"),
+    Entry("nbl", "frames with their out-of-band information", "nbl", "NBL"),
     Entry("monitor", "events as they happen", "monitor", "MONITOR"),
     Entry("daemon", "the daemon itself", "daemon", "DAEMON"),
 )

@@ -9,6 +9,7 @@ import typing
 
 from vnic.cli.associations import ADAPTER
 from vnic.cli.grammar import Found, Object, Refusal, Verb, Vocabulary, Word
+from vnic.cli.hexdump import dump
 from vnic.cli.render import paint
 from vnic.cli.session import Session
 from vnic.control.interface import Event, EventWord, Monitor
@@ -53,10 +54,13 @@ def _write(session: Session, kinds: frozenset[str], adapter: str | None) -> None
 
 
 def event_text(session: Session, event: Event) -> str:
-    """Write an event on one line; -t puts its time in front."""
+    """Write an event on one line; -t puts its time in front, -d the buffer of an indication below."""
     time = f"[{event.time}] " if session.options.timestamp else ""
     kind = paint(event.kind, _COLOURS.get(event.kind, "head"), session)
-    return f"{time}{event.sequence_number} {kind}: {event.text}\n"
+    text = f"{time}{event.sequence_number} {kind}: {event.text}\n"
+    if event.indication is not None and session.options.details:
+        text += dump(bytes.fromhex(event.indication.buffer))
+    return text
 
 
 _DEV = Word("dev", ADAPTER, "events of this adapter only")

@@ -91,7 +91,7 @@ _ADD = Vocabulary(
     *(word for word in do.NOT_SUPPORTED if word.name != "seq"),
 )
 
-_HANDLE = Word("handle", Value("HANDLE", values.u32), "the number the NIC gave it")
+_HANDLE = Word("handle", Value("HANDLE", _U64), "the number the NIC gave it")
 _MAYBE_PROTOCOLS = tuple(replace(word, symbol="[ esp | ah ]") for word in _PROTOCOLS)
 _ONE = (DEV, _HANDLE, SRC, DST, *_MAYBE_PROTOCOLS, _LONG_PROTO, SPI)
 
@@ -168,6 +168,13 @@ SA = Object(
             Vocabulary(*_ONE, Word("seq-hi", _SEQ, "the upper 32 bits", required=True)),
             examples=("vnic sa rebase dev left handle 0x1 seq-hi 1",),
         ),
+        Verb(
+            "request-delete",
+            "have the NIC ask for the deletion of an inbound SA (SaDeleteReq)",
+            do.request_deletion,
+            Vocabulary(*_ONE),
+            examples=("vnic sa request-delete dev left handle 0x2",),
+        ),
         Verb("get", "show one SA", do.get, Vocabulary(*_ONE)),
         Verb("show", "show the SAs that fit", do.show, _FILTER, aliases=("list", "lst")),
         Verb("deleteall", "delete the SAs that fit", do.delete_all, _FILTER, aliases=("delall",)),
@@ -180,7 +187,7 @@ SA = Object(
         Verb("count", "count the SAs", do.count, Vocabulary(DEV)),
         Verb(
             "export",
-            "write the keys for Wireshark or tshark (its file esp_sa) into a new file, mode 0600",
+            "write the keys for Wireshark and tshark (esp_sa) to a new file, mode 0600",
             export,
             Vocabulary(DEV),
             positional=(

@@ -114,8 +114,13 @@ class Session:
         """
         runner, client = self._connected()
         answers = client.stream(request)
-        while (answer := runner.run(_next(answers))) is not None:
-            yield answer
+        try:
+            while (answer := runner.run(_next(answers))) is not None:
+                yield answer
+        except ControlError as error:
+            if not isinstance(error, NotPermittedError):
+                self._disconnect()
+            raise
 
     def _disconnect(self) -> None:
         if self._runner is not None and self._client is not None:

@@ -24,7 +24,8 @@ from vnic.control.interface import (
 
 def show(session: Session, found: Found) -> None:
     """Show counters; reasons that never happened only with -d, SAs only with -s."""
-    statistics = session.ask(GetStatistics(adapter=found.get("name", str))).adapters
+    with_sas = None if session.options.json else session.options.statistics > 0
+    statistics = session.ask(GetStatistics(adapter=found.get("name", str), sas=with_sas)).adapters
     session.answer([_document(one) for one in statistics], lambda: _text(session, statistics))
 
 
@@ -50,6 +51,7 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
         [
             [name, port.rx_frames, port.rx_bytes, port.tx_frames, port.tx_bytes]
             for name, port in (("tap", one.tap), ("wire", one.wire))
+            if port is not None
         ],
         session,
         right=frozenset({1, 2, 3, 4}),
@@ -59,12 +61,25 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
         ["PACKETS", "TX", "RX"],
         [
             ["offloaded", card.tx_offloaded, card.rx_offloaded],
+            ["software", card.tx_software, card.rx_software],
             ["bypassed", card.tx_bypassed, card.rx_bypassed],
             ["passed", card.tx_passed, card.rx_passed],
         ],
         session,
         right=frozenset({1, 2}),
     )
+    if one.nbl is not None:
+        text += table(
+            ["NBL", "NUMBER"],
+            [
+                ["sends", one.nbl.sends],
+                ["sends failed", one.nbl.sends_failed],
+                ["indications", one.nbl.indications],
+                ["messages refused", one.nbl.messages_refused],
+            ],
+            session,
+            right=frozenset({1}),
+        )
     drops = [[drop.name, drop.place, drop.packets, _reason(drop.text, drop.xfrm_stat)] for drop in one.drops]
     counted = {drop.name for drop in one.drops}
     drops += [
@@ -93,14 +108,26 @@ def _brief(session: Session, statistics: list[AdapterStatistics]) -> str:
             one.adapter,
             one.card.tx_offloaded,
             one.card.rx_offloaded,
+            one.card.tx_software,
+            one.card.rx_software,
             one.card.tx_bypassed,
             one.card.rx_bypassed,
             sum(drop.packets for drop in one.drops),
-            len(one.sas),
+            one.sa_count,
         ]
         for one in statistics
     ]
-    head = ["ADAPTER", "TX-OFFLOADED", "RX-OFFLOADED", "TX-BYPASSED", "RX-BYPASSED", "DROPS", "SAS"]
+    head = [
+        "ADAPTER",
+        "TX-OFFLOADED",
+        "RX-OFFLOADED",
+        "TX-SOFTWARE",
+        "RX-SOFTWARE",
+        "TX-BYPASSED",
+        "RX-BYPASSED",
+        "DROPS",
+        "SAS",
+    ]
     return table(head, rows, session, right=frozenset(range(1, len(head))))
 
 

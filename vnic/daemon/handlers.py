@@ -132,7 +132,8 @@ class Handlers:
                 value=str(length)[:64],
                 allowed=f"0 to {_MAX_SNAP_LENGTH} bytes, or all",
             )
-        async with contextlib.aclosing(self._nbls.watch(adapter.name, adapter.engine, length)) as frames:
+        watching = self._nbls.watch(adapter.name, adapter.engine, length, adapter.require_running)
+        async with contextlib.aclosing(watching) as frames:
             async for frame in frames:
                 yield frame
 

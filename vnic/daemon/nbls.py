@@ -10,6 +10,7 @@ Source: sheet §5.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple
@@ -26,6 +27,10 @@ QUEUE_LENGTH = 1024
 
 QUEUE_BYTES = 4 << 20
 """Bytes of frames that may wait for one watcher."""
+
+
+CHECK_S = 1.0
+"""How often a watcher that sees nothing asks whether the adapter is still there."""
 
 
 class _Seen(NamedTuple):
@@ -61,18 +66,24 @@ class Nbls:
         self._queue_bytes = queue_bytes
         self._watchers: dict[Card, list[_Watcher]] = {}
 
-    async def watch(self, adapter: str, card: Card, snap_length: int | None) -> AsyncGenerator[Nbl, None]:
+    async def watch(
+        self, adapter: str, card: Card, snap_length: int | None, check: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[Nbl, None]:
         """Give every frame that passes between transport and NIC from now on.
 
         Args:
             adapter: name, for the answers.
             snap_length: bytes of each frame; None is all.
+            check: raises when there is nothing more to come; asked every second that brings no frame.
         """
         watcher = _Watcher(snap_length, self._queue_length, self._queue_bytes)
         self._begin(card, watcher)
         try:
             while True:
-                yield _message(adapter, await watcher.take())
+                if not await watcher.wait(CHECK_S):
+                    check()
+                    continue
+                yield _message(adapter, watcher.take())
         finally:
             self._end(card, watcher)
 
@@ -140,10 +151,15 @@ class _Watcher:
         if self._queue:
             self._filled.set()
 
-    async def take(self) -> _Seen:
-        while not self._queue:
+    async def wait(self, seconds: float) -> bool:
+        """Wait that long for a frame; gives whether there is one."""
+        if not self._queue:
             self._filled.clear()
-            await self._filled.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._filled.wait(), seconds)
+        return bool(self._queue)
+
+    def take(self) -> _Seen:
         seen = self._queue.popleft()
         self._bytes -= len(seen.frame)
         return seen

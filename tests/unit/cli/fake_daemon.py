@@ -9,6 +9,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,6 +29,7 @@ class Memory:
         self.requests: list[Any] = []
         self.answers: dict[type[Any], Answer] = dict(DEFAULTS)
         self.events: list[api.Event] = []
+        self.nbls: list[api.Nbl] = []
 
     def answer(self, request: api.Call[Reply]) -> Awaitable[Reply]:
         return self._answer(request)
@@ -42,7 +44,17 @@ class Memory:
         return cast(Reply, answer)
 
     async def stream(self, request: api.Call[Reply]) -> AsyncIterator[Reply]:
+        if request.parts:
+            # One part for each element, as a long answer comes.
+            answer = cast(api.SasReply, await self._answer(request))
+            for sa in answer.sas or [None]:
+                yield cast(Reply, api.SasReply(sas=[] if sa is None else [sa]))
+            return
         self.requests.append(request)
+        if isinstance(request, api.WatchNbls):
+            for nbl in self.nbls:
+                yield cast(Reply, api.NblReply(nbl=nbl))
+            return
         for event in self.events:
             yield cast(Reply, api.MonitorReply(event=event))
 
@@ -88,7 +100,14 @@ class FakeDaemon:
 
 PORT = api.PortStatistics(rx_frames=10, rx_bytes=1000, tx_frames=20, tx_bytes=2000)
 CARD = api.CardStatistics(
-    tx_offloaded=7, rx_offloaded=8, tx_bypassed=1, rx_bypassed=2, tx_passed=3, rx_passed=4
+    tx_offloaded=7,
+    rx_offloaded=8,
+    tx_bypassed=1,
+    rx_bypassed=2,
+    tx_passed=3,
+    rx_passed=4,
+    tx_software=5,
+    rx_software=6,
 )
 ADAPTER = api.AdapterState(
     name="left",
@@ -116,6 +135,28 @@ ADAPTER = api.AdapterState(
     card=CARD,
     tap_statistics=PORT,
     wire_statistics=PORT,
+    transport="inline",
+    nbl_socket=None,
+    driver=False,
+    software=True,
+    keywords={"*IPsecOffloadV1IPv4": 3, "*IPsecOffloadV2": 3, "*IPsecOffloadV2IPv4": 3},
+    load_balancing=None,
+)
+EXTERNAL = replace(
+    ADAPTER,
+    name="bare",
+    state="paused",
+    tap=None,
+    tap_statistics=None,
+    non_ip=None,
+    policy_default_in=None,
+    policy_default_out=None,
+    policy_count=0,
+    transport="external",
+    nbl_socket="/run/vnic/bare.nbl",
+    driver=True,
+    software=False,
+    keywords={"*IPsecOffloadV1IPv4": 3, "*IPsecOffloadV2": 2, "*IPsecOffloadV2IPv4": 3},
 )
 SA_OUT = api.Sa(
     src="192.0.2.1",
@@ -166,6 +207,7 @@ STATE_OUT = api.SaState(
     replay_bitmap="",
     added="2026-01-02T03:04:05.000000Z",
     used="2026-01-02T03:04:06.000000Z",
+    offload="nic",
 )
 STATE_IN = api.SaState(
     adapter="left",
@@ -178,6 +220,7 @@ STATE_IN = api.SaState(
     replay_bitmap="1f",
     added="2026-01-02T03:04:05.000000Z",
     used=None,
+    offload="software",
 )
 POLICY_OUT = api.PolicyState(
     adapter="left",
@@ -217,7 +260,9 @@ STATISTICS = api.AdapterStatistics(
     wire=PORT,
     drops=[DROP],
     forwarder_errors=0,
+    sa_count=2,
     sas=[STATE_OUT, STATE_IN],
+    nbl=None,
 )
 NDIS = api.NdisCapabilities(
     encapsulation=2,
@@ -236,6 +281,26 @@ NDIS = api.NdisCapabilities(
     authentication_algorithms=0x3F,
     encryption_algorithms=0x1FF,
     sa_offload_capacity=131072,
+)
+V1 = api.V1State(
+    encapsulation=6,
+    ah_esp_combined=True,
+    transport_tunnel_combined=True,
+    ipv4_options=True,
+    udp_esp=15,
+    ah_md5=True,
+    ah_sha1=True,
+    ah_transport=True,
+    ah_tunnel=True,
+    ah_send=True,
+    ah_receive=True,
+    esp_des=True,
+    esp_triple_des=True,
+    esp_null=True,
+    esp_transport=True,
+    esp_tunnel=True,
+    esp_send=True,
+    esp_receive=True,
 )
 CAPABILITIES = api.AdapterCapabilities(
     adapter="left",
@@ -268,9 +333,68 @@ CAPABILITIES = api.AdapterCapabilities(
     integrities=[],
     tap_features={"tx-checksumming": "on"},
     wire_features={},
+    hardware=NDIS,
+    v1=V1,
+    v1_hardware=V1,
+    features=[
+        api.Feature(name="esp", hardware=True, enabled=True, reason=""),
+        api.Feature(name="ah", hardware=True, enabled=False, reason="keyword *IPsecOffloadV2 is 2 (ESP)"),
+        api.Feature(name="esn", hardware=False, enabled=False, reason="the hardware cannot"),
+        api.Feature(name="encryptions.aes-gcm-128", hardware=True, enabled=True, reason=""),
+        api.Feature(name="encryptions.des-cbc", hardware=False, enabled=False, reason="the hardware cannot"),
+        api.Feature(name="v1.ah_send", hardware=True, enabled=False, reason="no OID_OFFLOAD_ENCAPSULATION"),
+    ],
+    sas_offloaded=2,
 )
 SA_REPLY = api.SaReply(
-    adapter="left", direction="out", handle=3, status=0, status_name="NDIS_STATUS_SUCCESS", weak=[]
+    adapter="left",
+    direction="out",
+    handle=3,
+    status=0,
+    status_name="NDIS_STATUS_SUCCESS",
+    weak=[],
+    offload="nic",
+    message="",
+)
+OID_REPLY = api.OidReply(
+    oid=0xFC01020B,
+    oid_name="OID_TCP_OFFLOAD_CURRENT_CONFIG",
+    status=0,
+    status_name="NDIS_STATUS_SUCCESS",
+    information_buffer="p/8OAAAB",
+    bytes_read=0,
+    bytes_written=6,
+    bytes_needed=0,
+    supported_revision=3,
+    handles=[],
+    message="",
+    field="",
+    value="",
+    allowed="",
+)
+NBL_SEND = api.Nbl(
+    adapter="left",
+    direction="send",
+    time="2026-01-02T03:04:05.000000Z",
+    frame="0200000000020200000000010800450000340000400040320000c0000201c0000202000001010000000201020304",
+    length=66,
+    status=0,
+    status_name="NDIS_STATUS_SUCCESS",
+    oob=api.Oob(
+        checksum=0,
+        ipsec=1,
+        large_send=0,
+        tunnel=0,
+        header=0x05000204,
+        members={"OffloadHandle": "0x1", "NextHeader": "4", "PadLength": "2"},
+    ),
+    lost=0,
+)
+NBL_RECEIVE = replace(
+    NBL_SEND,
+    direction="receive",
+    oob=api.Oob(checksum=0, ipsec=2, large_send=0, tunnel=0, header=0, members={"CryptoDone": "1"}),
+    lost=3,
 )
 DEFAULTS_OF_LEFT = [api.PolicyDefault(adapter="left", inbound="allow", outbound="block")]
 SUBSCRIBED = api.Event(
@@ -300,11 +424,19 @@ DEFAULTS: dict[type[Any], Answer] = {
     api.AddAdapter: api.AdapterReply(adapter=ADAPTER),
     api.SetAdapter: api.AdapterReply(adapter=ADAPTER),
     api.DeleteAdapter: api.NoReply(),
+    api.ResetAdapter: api.AdapterReply(adapter=ADAPTER),
+    api.PauseAdapter: api.AdapterReply(adapter=ADAPTER),
+    api.ResumeAdapter: api.AdapterReply(adapter=ADAPTER),
+    api.RestartAdapter: api.AdapterReply(adapter=ADAPTER),
+    api.RemoveAdapter: api.AdapterReply(adapter=ADAPTER),
+    api.OidRequest: OID_REPLY,
+    api.CancelOidRequest: api.CancelReply(count=1),
     api.ListAdapters: api.AdaptersReply(adapters=[ADAPTER]),
     api.AddSa: SA_REPLY,
     api.ReplaceSa: SA_REPLY,
     api.UpdateSa: SA_REPLY,
     api.DeleteSa: SA_REPLY,
+    api.RequestSaDeletion: SA_REPLY,
     api.FlushSas: api.FlushSasReply(count=2, status=0, status_name="NDIS_STATUS_SUCCESS"),
     api.ListSas: api.SasReply(sas=[STATE_OUT, STATE_IN]),
     api.AddPolicy: lambda request: api.PolicyReply(adapter="left", policy=request.policy),

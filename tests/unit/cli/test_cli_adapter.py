@@ -4,9 +4,11 @@ import os
 from dataclasses import replace
 
 import pytest
-from fake_daemon import ADAPTER
+from fake_daemon import ADAPTER, EXTERNAL
 from in_process import Command
 
+from vnic.cli.card import CAPS_WORD
+from vnic.cli.grammar import Group
 from vnic.control import interface as api
 
 
@@ -143,7 +145,7 @@ def test_show_reads_like_this(vnic: Command) -> None:
 
 def test_more_is_shown_when_asked_for(vnic: Command) -> None:
     statistics = vnic("-s adapter").out
-    assert "    card tx offloaded 7 bypassed 1 passed 3\n" in statistics
+    assert "    card tx offloaded 7 software 5 bypassed 1 passed 3\n" in statistics
     assert "    wire rx 10 frames 1000 bytes tx 20 frames 2000 bytes\n" in statistics
     assert "    feature tap tx-udp-segmentation: off: the kernel refused\n" in vnic("-d adapter").out
     assert vnic("-d adapter add left tap t").out.startswith("left: running")
@@ -167,3 +169,107 @@ def test_without_adapters_there_is_nothing_to_read(vnic: Command) -> None:
     assert vnic("adapter").out == ""
     assert vnic("-br adapter").out == ""
     assert vnic("-j adapter").json == []
+
+
+# ------------------------------------------------------------------------------------ cards to model
+
+
+def test_a_card_is_modelled_in_the_words_of_the_configuration(vnic: Command) -> None:
+    request = vnic(
+        "adapter add gcm tap t0 software off keyword IPsecOffloadV2 2 keyword *IPsecOffloadV1IPv4 0 "
+        "caps encryptions aes-gcm-128,null integrities none esn off udp_esp udp_transport "
+        "sa_capacity 64 v1 off mtu 1400"
+    ).request
+    assert request == api.AddAdapter(
+        name="gcm",
+        tap="t0",
+        mtu=1400,
+        software=False,
+        keywords={"IPsecOffloadV2": 2, "*IPsecOffloadV1IPv4": 0},
+        capabilities=api.Capabilities(
+            encryptions=["aes-gcm-128", "null"],
+            integrities=[],
+            esn=False,
+            udp_esp=["udp_transport"],
+            sa_capacity=64,
+            v1=api.V1Capabilities(enabled=False),
+        ),
+    )
+
+
+def test_every_member_of_a_card_has_its_word() -> None:
+    group = CAPS_WORD.operand
+    assert isinstance(group, Group)
+    said = {word.name for word in group.vocabulary.words}
+    members = {one.name for one in api.fields_of(api.Capabilities)} - {"v1"}
+    assert said == members | {f"v1.{one.name}" for one in api.fields_of(api.V1Capabilities)}
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "allowed"),
+    [
+        ("encryptions aes", "caps encryptions", "aes-gcm-128"),
+        ("udp_esp x", "caps udp_esp", "udp_tunnel"),
+        ("esn maybe", "caps esn", "on, off"),
+        ("sa_capacity 0", "caps sa_capacity", "1 to 1048576"),
+        ("v1.ah_send 2", "caps v1.ah_send", "on, off"),
+    ],
+)
+def test_a_wrong_word_of_a_card_says_what_is_allowed(
+    vnic: Command, words: str, field: str, allowed: str
+) -> None:
+    result = vnic(f"-j adapter add x tap t0 caps {words}")
+    assert result.code == 1
+    assert result.error["field"] == field
+    assert allowed in result.error["allowed"]
+
+
+def test_an_external_adapter_has_a_socket_and_no_tap(vnic: Command) -> None:
+    request = vnic("adapter add bare transport external nbl-socket /run/x.nbl wire netdev eth1").request
+    assert request == api.AddAdapter(
+        name="bare",
+        transport="external",
+        nbl_socket="/run/x.nbl",
+        wire=api.Wire(kind="netdev", name="eth1"),
+    )
+    missing = vnic("-j adapter add bare wire none")
+    assert (missing.code, missing.error["field"]) == (1, "tap")
+
+
+def test_an_external_adapter_is_shown_with_its_driver(vnic: Command) -> None:
+    vnic.memory.answers[api.ListAdapters] = api.AdaptersReply(adapters=[EXTERNAL])
+    assert vnic("adapter").out == (
+        "bare: paused engine reference\n"
+        "    transport external nbl-socket /run/vnic/bare.nbl driver attached\n"
+        "    wire link right mtu 1500\n"
+        "    sas 2\n"
+        "    keywords *IPsecOffloadV1IPv4 3 *IPsecOffloadV2 2 *IPsecOffloadV2IPv4 3\n"
+    )
+    assert "/run/vnic/bare.nbl" in vnic("-br adapter").out
+    assert vnic("-d -s adapter").code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "request_"),
+    [
+        ("adapter reset left", api.ResetAdapter(name="left")),
+        ("adapter reset left hold 500", api.ResetAdapter(name="left", hold_ms=500)),
+        ("adapter pause left", api.PauseAdapter(name="left")),
+        ("adapter resume left", api.ResumeAdapter(name="left")),
+        ("adapter restart left", api.RestartAdapter(name="left")),
+        ("adapter remove left", api.RemoveAdapter(name="left")),
+        ("adapter set left software on", api.SetAdapter(name="left", software=True)),
+        (
+            "adapter set left keyword IPsecOffloadV2 0",
+            api.SetAdapter(name="left", keywords={"IPsecOffloadV2": 0}),
+        ),
+        ("sa request-delete dev left handle 0x200000001", None),
+    ],
+)
+def test_the_nic_is_reset_paused_restarted_and_removed(
+    vnic: Command, line: str, request_: api.Call[object] | None
+) -> None:
+    wanted = request_ or api.RequestSaDeletion(adapter="left", handle=0x200000001)
+    result = vnic(line)
+    assert (result.code, result.out) == (0, "")
+    assert result.request == wanted

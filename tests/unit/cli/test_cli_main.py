@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_daemon import ADDED_ELSEWHERE, LOST, SA_ADDED, SUBSCRIBED, FakeDaemon
+from fake_daemon import ADDED_ELSEWHERE, LOST, NBL_SEND, SA_ADDED, SUBSCRIBED, FakeDaemon
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from in_process import Command
@@ -157,11 +157,19 @@ def test_statistics_have_drops_by_name_too(vnic: Command) -> None:
 
 def test_capabilities_read_like_those_of_ethtool(vnic: Command) -> None:
     text = vnic("caps").out
-    assert text.startswith("Capabilities of left (engine reference):\nencapsulation: 2\nipv6-supported: on\n")
-    assert "lso-supported: off\n" in text
+    assert text.startswith(
+        "Capabilities of left (engine reference):\n"
+        "sa_capacity: 131072, 2 used, 131070 free\n"
+        "esp: on\n"
+        "ah: off (keyword *IPsecOffloadV2 is 2 (ESP))\n"
+        "esn: off [fixed]\n"
+        "v1.ah_send: off (no OID_OFFLOAD_ENCAPSULATION)\n"
+        "tap tx-checksumming: on\n"
+    )
+    assert "aes-gcm-128  on   rfc4106(gcm(aes))       160  128,96,64  RFC 4106\n" in text
     assert "des-cbc" not in text
     assert (
-        "des-cbc      cbc(des)                 64  -          RFC 2405  not supported\n"
+        "des-cbc      off  cbc(des)                 64  -          RFC 2405  not supported\n"
         in vnic("-d caps").out
     )
 
@@ -361,6 +369,10 @@ def test_every_example_of_the_help_is_a_command(
     for name, length in keys.items():
         (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_bytes(bytes(range(length)))
+    for name in ("add_sa.bin", "delete_sa.bin", "parameters.bin"):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_bytes(bytes(24))
+    vnic.memory.nbls = [NBL_SEND]
     examples = [example for _, one in EVERY for verb in one.verbs for example in verb.examples]
     assert len(examples) > 20
     for example in examples:
@@ -368,10 +380,13 @@ def test_every_example_of_the_help_is_a_command(
             example.replace("/etc/vnic/left.key", "left.key")
             .replace("/root/", f"{tmp_path}/")
             .partition(" |")[0]
+            .partition(" <")[0]
         )
         words = shlex.split(line)
         assert words.pop(0) == "vnic"
-        result = vnic.words(words, stdin="ab" * 32, interrupted_after=1 if "monitor" in words else None)
+        result = vnic.words(
+            words, stdin="ab" * 32, interrupted_after=1 if {"monitor", "nbl"} & set(words) else None
+        )
         assert result.code == 0, (example, result.err)
 
 

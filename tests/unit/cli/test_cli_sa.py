@@ -141,6 +141,8 @@ def test_details_say_what_the_nic_answered_and_json_always_does(vnic: Command) -
         "status": 0,
         "status_name": "NDIS_STATUS_SUCCESS",
         "weak": [],
+        "offload": "nic",
+        "message": "",
     }
 
 
