@@ -442,7 +442,6 @@ def test_bytes_behind_the_packet_stay() -> None:
     assert wire.endswith(b"behind")
 
 
-@pytest.mark.rule(8)
 @pytest.mark.rule(161)
 @pytest.mark.rule(191)
 @pytest.mark.parametrize("sas", [GCM, BUNDLE], ids=["esp", "bundle"])

@@ -17,8 +17,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from card import Pair
-
 from vnic.ipsec.association import KeyMaterial
 from vnic.ndis.oid import NO_ALGORITHM, AddSa, AlgorithmInfo, Operation, SaElement
 
@@ -242,10 +240,10 @@ def entries(buffer: Sequence[int]) -> list[int]:
     return found
 
 
-def workers(pair: Pair) -> dict[tuple[str, str], int]:
+def workers(door: Door) -> dict[tuple[str, str], int]:
     """Packets by who worked on them, "offloaded" or "software", both ways together, for each adapter."""
     return {
         (one["adapter"], kind): one["card"][f"tx_{kind}"] + one["card"][f"rx_{kind}"]
-        for one in pair.daemon.json("stats")
+        for one in door.call("GetStatistics")["adapters"]
         for kind in ("offloaded", "software")
     }

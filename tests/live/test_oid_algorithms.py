@@ -80,7 +80,9 @@ def test_every_algorithm_and_pair_carries_pings_and_counts_them(
     pair = clean_pair
     protections = (*EVERY_ALGORITHM, *SIX_PAIRS, *CERTIFIED_PAIRS)
     made = lanes(pair, protections, mode, version)
-    before, offloaded = pair.drops(), workers(pair)
+    before = pair.drops()
+    with Door(pair.daemon.socket) as door:
+        offloaded = workers(door)
     silent = []
     for far, forth, _ in made:
         if ping(pair.left, far) != 1:
@@ -101,7 +103,8 @@ def test_every_algorithm_and_pair_carries_pings_and_counts_them(
     }
     # A request and a reply, each sealed by one end and opened by the other.
     assert wrong == {}
-    now = workers(pair)
+    with Door(pair.daemon.socket) as door:
+        now = workers(door)
     # All of it by the NIC, nothing in software, each packet once.
     for adapter in (LEFT, RIGHT):
         assert now[adapter, "software"] == offloaded[adapter, "software"]

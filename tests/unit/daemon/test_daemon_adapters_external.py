@@ -144,7 +144,6 @@ def test_what_only_the_inline_transport_has_is_refused(world: World, change: Set
 
 
 @pytest.mark.rule(19, 25, 37)
-@pytest.mark.rule(84)
 def test_a_driver_hears_first_what_the_nic_can_do_and_does(world: World) -> None:
     async def work() -> None:
         adapter = await world.adapters.add(LEFT)
