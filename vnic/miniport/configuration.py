@@ -1,6 +1,6 @@
 """The current configuration of the NIC: what it does now of what it could do.
 
-Law: one table, `_FEATURES`, says of every capability what it needs besides the hardware. The current
+Law: one table, `features.FEATURES`, says of every capability what it needs besides the hardware. The current
 configuration is worked out from it, and so is every reason that `features` gives; admission and the data
 path read the result and nothing else. Values and a queue of indications: no SA, no packet.
 
@@ -15,28 +15,17 @@ Source: sheet §2, §3; R3, R18, R20-R29, R35, R38-R63.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
-from vnic.errors import OidError, RequestError
-from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES
+from vnic.errors import OidError
+from vnic.miniport.features import AH, ESP, FEATURES, Feature, has, only
+from vnic.miniport.hardware import check_hardware
+from vnic.miniport.settings import KEYWORDS, LSO_V1, LSO_V2_IPV4, LSO_V2_IPV6, Settings, check_parameters
 from vnic.ndis.capabilities import (
-    ALL_AUTHENTICATION,
-    ALL_ENCRYPTION,
-    ALL_UDP_ESP,
     ENCAPSULATION_IEEE_802_3,
-    ENCAPSULATION_IEEE_802_3_P_AND_Q,
-    ETHERNET,
     NO_IPSEC,
     NO_IPSEC_V1,
-    NO_LARGE_SEND,
     NO_TASK_OFFLOAD,
-    TRANSPORT_OVER_UDP_ESP_TUNNEL,
-    UDP_ESP_TRANSPORT,
-    UDP_ESP_TRANSPORT_OVER_TUNNEL,
-    UDP_ESP_TUNNEL,
-    ChecksumCapabilities,
     OffloadCapabilities,
     OffloadCapabilitiesV1,
     TaskOffload,
@@ -44,10 +33,8 @@ from vnic.ndis.capabilities import (
 from vnic.ndis.configuration_structs import (
     EncapsulationSetting,
     EncapsulationSwitch,
-    IpsecParameter,
     OffloadEncapsulation,
     OffloadParameters,
-    SwitchParameter,
 )
 from vnic.ndis.keywords import V1_IPV4, V2, V2_IPV4, IpsecKeyword, Keywords
 from vnic.ndis.offload_structs import pack_offload
@@ -57,27 +44,6 @@ from vnic.packet.ethernet import ETHERNET_LENGTH
 HARDWARE_CANNOT = "the hardware cannot"
 
 _MAX_INDICATIONS = 256
-_MAX_U32 = 0xFFFFFFFF
-
-_AH, _ESP, _BOTH, _EITHER = 1, 2, 3, 0
-"""What a feature needs switched on, as bits of IpsecKeyword; _EITHER: AH or ESP, whichever there is."""
-
-_TRANSMIT_ENABLED = (2, 4)
-"""TX_ENABLED_RX_DISABLED and TX_RX_ENABLED of the checksum members of NDIS_OFFLOAD_PARAMETERS; 1 and 3 are
-off for transmit, 0 is no change."""
-
-LSO_V1 = "*LsoV1IPv4"
-LSO_V2_IPV4 = "*LsoV2IPv4"
-LSO_V2_IPV6 = "*LsoV2IPv6"
-_KEYWORDS = {
-    V1_IPV4: "v1_ipv4",
-    V2: "v2",
-    V2_IPV4: "v2_ipv4",
-    LSO_V1: "lso_v1_ipv4",
-    LSO_V2_IPV4: "lso_v2_ipv4",
-    LSO_V2_IPV6: "lso_v2_ipv6",
-}
-"""Members of `_Settings`."""
 
 _ON = EncapsulationSetting(EncapsulationSwitch.ON, ENCAPSULATION_IEEE_802_3, ETHERNET_LENGTH)
 _OFF = EncapsulationSetting(EncapsulationSwitch.OFF)
@@ -89,13 +55,6 @@ _SWITCHED = {
 _VLAN_TAG_LENGTH = 4
 _HEADER_SIZES = range(ETHERNET_LENGTH, ETHERNET_LENGTH + 8 * _VLAN_TAG_LENGTH + 1, _VLAN_TAG_LENGTH)
 
-_UDP_ESP_NAMES = (
-    (UDP_ESP_TRANSPORT, "udp-transport"),
-    (UDP_ESP_TUNNEL, "udp-tunnel"),
-    (TRANSPORT_OVER_UDP_ESP_TUNNEL, "transport-over-udp-tunnel"),
-    (UDP_ESP_TRANSPORT_OVER_TUNNEL, "udp-transport-over-tunnel"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class FeatureState:
@@ -106,240 +65,6 @@ class FeatureState:
     enabled: bool
     reason: str
     """Why it is off, or what it still waits for; "" when it is on."""
-
-
-class _Feature(NamedTuple):
-    """One row: a member of a part of TaskOffload, or one bit of it, and what it needs."""
-
-    name: str
-    part: str
-    member: str
-    bit: int = 0
-    """0: the member is a truth value."""
-    needs: int = _EITHER
-    family: int = 0
-    """4 or 6: needs that family's encapsulation on; 0: either."""
-
-
-def _common_rows(part: str, name: str) -> Iterator[_Feature]:
-    yield _Feature(name, part, "encapsulation", ENCAPSULATION_IEEE_802_3)
-    yield _Feature(f"{name}-vlan", part, "encapsulation", ENCAPSULATION_IEEE_802_3_P_AND_Q)
-    yield _Feature(f"{name}-ah-esp", part, "ah_esp_combined", needs=_BOTH)
-    yield _Feature(f"{name}-transport-tunnel", part, "transport_tunnel_combined")
-    yield _Feature(f"{name}-ipv4-options", part, "ipv4_options", family=4)
-    for bit, kind in _UDP_ESP_NAMES:
-        yield _Feature(f"{name}-{kind}", part, "udp_esp", bit, _ESP)
-
-
-def _rows() -> Iterator[_Feature]:
-    part, name = "ipsec_v2", "ipsec-v2"
-    yield from _common_rows(part, name)
-    yield _Feature(f"{name}-ipv6", part, "ipv6_supported", family=6)
-    yield _Feature(f"{name}-ipv6-extension-headers", part, "ipv6_non_ipsec_extension_headers", family=6)
-    yield _Feature(f"{name}-ah", part, "ah", needs=_AH)
-    yield _Feature(f"{name}-esp", part, "esp", needs=_ESP)
-    yield _Feature(f"{name}-transport", part, "transport")
-    yield _Feature(f"{name}-tunnel", part, "tunnel")
-    yield _Feature(f"{name}-lso", part, "lso_supported")
-    yield _Feature(f"{name}-esn", part, "extended_sequence_numbers")
-    for integrity in INTEGRITIES:
-        bit = integrity.ndis_identifier
-        yield _Feature(f"{name}-auth-{integrity.name}", part, "authentication_algorithms", bit)
-    for encryption in ENCRYPTIONS:
-        bit = encryption.ndis_identifier
-        yield _Feature(f"{name}-encr-{encryption.name}", part, "encryption_algorithms", bit, _ESP)
-    part, name = "ipsec_v1", "ipsec-v1"
-    yield from _common_rows(part, name)
-    yield _Feature(f"{name}-md5", part, "ah_md5")
-    yield _Feature(f"{name}-sha1", part, "ah_sha1")
-    for member in ("transport", "tunnel", "send", "receive"):
-        yield _Feature(f"{name}-ah-{member}", part, f"ah_{member}", needs=_AH)
-    for member in ("des", "triple_des", "null", "transport", "tunnel", "send", "receive"):
-        label = "3des" if member == "triple_des" else member
-        yield _Feature(f"{name}-esp-{label}", part, f"esp_{member}", needs=_ESP)
-    yield _Feature("large-send-ipv4", "large_send", "ipv4", family=4)
-    yield _Feature("large-send-ipv6", "large_send", "ipv6", family=6)
-    yield _Feature("checksum-ipv4", "checksum", "ipv4", family=4)
-    yield _Feature("checksum-ipv6", "checksum", "ipv6", family=6)
-
-
-_FEATURES = tuple(_rows())
-_NO_PART: dict[str, object] = {
-    "ipsec_v2": NO_IPSEC,
-    "ipsec_v1": NO_IPSEC_V1,
-    "large_send": NO_LARGE_SEND,
-    "checksum": ChecksumCapabilities(False, False),
-}
-
-
-def _has(offload: TaskOffload, feature: _Feature) -> bool:
-    value = getattr(getattr(offload, feature.part), feature.member)
-    return bool(value & feature.bit) if feature.bit else bool(value)
-
-
-def check_hardware(hardware: TaskOffload) -> TaskOffload:
-    """Give what a NIC like this can do: what one capability cannot do without another goes with it.
-
-    Raises:
-        RequestError: it claims what this NIC cannot do (R3), or lacks what every NIC must have (R22, R28,
-            R29).
-    """
-    v2, v1 = hardware.ipsec_v2, hardware.ipsec_v1
-    for field, value, able in (
-        ("udp_esp", v2.udp_esp, ALL_UDP_ESP),
-        ("authentication_algorithms", v2.authentication_algorithms, ALL_AUTHENTICATION),
-        ("encryption_algorithms", v2.encryption_algorithms, ALL_ENCRYPTION),
-        ("encapsulation", v2.encapsulation, ETHERNET),
-        ("v1.udp_esp", v1.udp_esp, ALL_UDP_ESP),
-        ("v1.encapsulation", v1.encapsulation, ETHERNET),
-    ):
-        if value & ~able:
-            raise RequestError(
-                "the NIC cannot do what these capabilities claim (R3)",
-                field=field,
-                value=f"{value:#x}",
-                allowed=f"bits of {able:#x}",
-            )
-    for field, value in (
-        ("sa_offload_capacity", v2.sa_offload_capacity),
-        ("max_offload_size", hardware.large_send.max_offload_size),
-        ("min_segment_count", hardware.large_send.min_segment_count),
-    ):
-        if not 0 <= value <= _MAX_U32:
-            raise RequestError(
-                "the structure has no room for that number",
-                field=field,
-                value=str(value),
-                allowed=f"0 to {_MAX_U32}",
-            )
-    v2 = _consistent_v2(v2, hardware)
-    v1 = _consistent_v1(v1)
-    large_send = hardware.large_send
-    if not large_send.ipv4 and not large_send.ipv6:
-        large_send = NO_LARGE_SEND
-    return replace(hardware, ipsec_v2=v2, ipsec_v1=v1, large_send=large_send)
-
-
-def _consistent_v2(v2: OffloadCapabilities, hardware: TaskOffload) -> OffloadCapabilities:
-    if not v2.ah and not v2.esp:
-        return NO_IPSEC
-    _check_ethernet(v2.encapsulation, "encapsulation", "R28")
-    if not v2.tunnel:
-        raise RequestError(
-            "a NIC with IPsec offload must do tunnels (R29)", field="tunnel", value="false", allowed="true"
-        )
-    both = v2.transport_tunnel_combined and v2.transport
-    return replace(
-        v2,
-        ipv6_non_ipsec_extension_headers=v2.ipv6_non_ipsec_extension_headers and v2.ipv6_supported,
-        ah_esp_combined=v2.ah_esp_combined and v2.ah and v2.esp,
-        transport_tunnel_combined=both,
-        lso_supported=v2.lso_supported
-        and v2.transport
-        and (hardware.large_send.ipv4 or hardware.large_send.ipv6),
-        udp_esp=_udp_esp(v2.udp_esp, v2.transport, True, both) if v2.esp else 0,
-        encryption_algorithms=v2.encryption_algorithms if v2.esp else 0,
-    )
-
-
-def _consistent_v1(v1: OffloadCapabilitiesV1) -> OffloadCapabilitiesV1:
-    """V1 can do AH, or ESP, when it can send or receive it in a mode."""
-    ah = (v1.ah_transport or v1.ah_tunnel) and (v1.ah_send or v1.ah_receive) and (v1.ah_md5 or v1.ah_sha1)
-    esp = (
-        (v1.esp_transport or v1.esp_tunnel)
-        and (v1.esp_send or v1.esp_receive)
-        and (v1.esp_des or v1.esp_triple_des or v1.esp_null)
-    )
-    if not ah and not esp:
-        return NO_IPSEC_V1
-    _check_ethernet(v1.encapsulation, "v1.encapsulation", "R22")
-    if not ah:
-        v1 = replace(v1, ah_transport=False, ah_tunnel=False, ah_send=False, ah_receive=False)
-    if not esp:
-        v1 = replace(v1, esp_transport=False, esp_tunnel=False, esp_send=False, esp_receive=False)
-        v1 = replace(v1, esp_des=False, esp_triple_des=False, esp_null=False)
-    transport = (v1.esp_transport and esp) or (v1.ah_transport and ah)
-    tunnel = (v1.esp_tunnel and esp) or (v1.ah_tunnel and ah)
-    parses = esp and v1.esp_receive
-    both = v1.transport_tunnel_combined and transport and tunnel
-    return replace(
-        v1,
-        ah_esp_combined=v1.ah_esp_combined and ah and esp,
-        transport_tunnel_combined=both,
-        udp_esp=_udp_esp(v1.udp_esp, v1.esp_transport, v1.esp_tunnel, both) if parses else 0,
-    )
-
-
-def _udp_esp(bits: int, transport: bool, tunnel: bool, both: bool) -> int:
-    """The subtypes that remain where a mode is missing."""
-    able = UDP_ESP_TRANSPORT if transport else 0
-    able |= UDP_ESP_TUNNEL if tunnel else 0
-    able |= TRANSPORT_OVER_UDP_ESP_TUNNEL | UDP_ESP_TRANSPORT_OVER_TUNNEL if both else 0
-    return bits & able
-
-
-def _check_ethernet(encapsulation: int, field: str, rule: str) -> None:
-    if not encapsulation & ENCAPSULATION_IEEE_802_3:
-        raise RequestError(
-            f"every NIC does Ethernet ({rule})",
-            field=field,
-            value=f"{encapsulation:#x}",
-            allowed=f"values with {ENCAPSULATION_IEEE_802_3:#x}",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """The registry, keyword by keyword; `Keywords` is what the outside sees of it."""
-
-    v1_ipv4: IpsecKeyword
-    v2: IpsecKeyword
-    v2_ipv4: IpsecKeyword
-    lso_v1_ipv4: bool
-    lso_v2_ipv4: bool
-    lso_v2_ipv6: bool
-    checksum_ipv4: bool = True
-    checksum_ipv6: bool = True
-    """Of sends; this NIC checks none on receive."""
-
-    @classmethod
-    def of(cls, keywords: Keywords) -> _Settings:
-        lso = keywords.lso
-        return cls(keywords.v1_ipv4, keywords.v2, keywords.v2_ipv4, lso, lso, lso)
-
-    def changed(self, parameters: OffloadParameters) -> _Settings:
-        """After OFFLOAD_PARAMETERS: an IPsec value is the keyword's plus one, and 0 is no change (R48)."""
-
-        def ipsec(value: int, before: IpsecKeyword) -> IpsecKeyword:
-            return IpsecKeyword(value - 1) if value else before
-
-        def lso(value: int, before: bool) -> bool:
-            return value == SwitchParameter.ENABLED if value else before
-
-        def checksum(before: bool, *values: int) -> bool:
-            """One switch for what NDIS has several of: off with any of them, on when all set are on."""
-            given = [value in _TRANSMIT_ENABLED for value in values if value]
-            return all(given) if given else before
-
-        return _Settings(
-            ipsec(parameters.ipsec_v1, self.v1_ipv4),
-            ipsec(parameters.ipsec_v2, self.v2),
-            ipsec(parameters.ipsec_v2_ipv4, self.v2_ipv4),
-            lso(parameters.lso_v1, self.lso_v1_ipv4),
-            lso(parameters.lso_v2_ipv4, self.lso_v2_ipv4),
-            lso(parameters.lso_v2_ipv6, self.lso_v2_ipv6),
-            checksum(
-                self.checksum_ipv4,
-                parameters.ipv4_checksum,
-                parameters.tcp_ipv4_checksum,
-                parameters.udp_ipv4_checksum,
-            ),
-            checksum(self.checksum_ipv6, parameters.tcp_ipv6_checksum, parameters.udp_ipv6_checksum),
-        )
-
-    def keywords(self) -> Keywords:
-        lso = self.lso_v1_ipv4 and self.lso_v2_ipv4 and self.lso_v2_ipv6
-        return Keywords(self.v1_ipv4, self.v2, self.v2_ipv4, lso)
 
 
 class Configuration:
@@ -364,7 +89,7 @@ class Configuration:
 
     def __init__(self, hardware: TaskOffload, keywords: Keywords) -> None:
         self.hardware = check_hardware(hardware)
-        self._registry = _Settings.of(keywords)
+        self._registry = Settings.of(keywords)
         self._settings = self._registry
         self._received_v1 = IpsecKeyword.DISABLED
         self._received_v2 = IpsecKeyword.DISABLED
@@ -402,7 +127,7 @@ class Configuration:
         else:
             before = self._registry
             self._registry = replace(
-                _Settings.of(keywords),
+                Settings.of(keywords),
                 checksum_ipv4=before.checksum_ipv4,
                 checksum_ipv6=before.checksum_ipv6,
             )
@@ -444,7 +169,7 @@ class Configuration:
                 this NIC offloads nothing (R42).
         """
         self.check_offloads()
-        _check_parameters(parameters)
+        check_parameters(parameters)
         if not parameters.skip_registry_update:
             self._registry = self._registry.changed(parameters)
         self._settings = self._settings.changed(parameters)
@@ -489,8 +214,8 @@ class Configuration:
     def features(self) -> list[FeatureState]:
         """Every capability, whether it is on, and why not."""
         states = []
-        for feature in _FEATURES:
-            hardware = _has(self.hardware, feature)
+        for feature in FEATURES:
+            hardware = has(self.hardware, feature)
             reason = self._withheld(feature) or self._inactive(feature) if hardware else HARDWARE_CANNOT
             enabled = not reason
             if enabled and self._awaits(feature):
@@ -527,36 +252,15 @@ class Configuration:
             self.indicate_current()
 
     def _work_out(self) -> None:
-        offered = {feature for feature in _FEATURES if not self._withheld(feature)}
+        offered = {feature for feature in FEATURES if not self._withheld(feature)}
         current = {feature for feature in offered if not self._inactive(feature)}
         receiving = {feature for feature in current if not self._awaits(feature)}
-        self.offered = self._built(offered)
-        self.current = self._built(current)
-        self.receiving = self._built(receiving)
+        self.offered = only(self.hardware, offered)
+        self.current = only(self.hardware, current)
+        self.receiving = only(self.hardware, receiving)
         self.generation += 1
 
-    def _built(self, able: set[_Feature]) -> TaskOffload:
-        """The part of the hardware that these rows make up."""
-        values: dict[str, dict[str, Any]] = {part: {} for part in _NO_PART}
-        for feature in _FEATURES:
-            part = values[feature.part]
-            has = feature in able and _has(self.hardware, feature)
-            if feature.bit:
-                part[feature.member] = part.get(feature.member, 0) | (feature.bit if has else 0)
-            else:
-                part[feature.member] = has
-        hardware = self.hardware
-        v2, v1, large_send = hardware.ipsec_v2, hardware.ipsec_v1, hardware.large_send
-        return TaskOffload(
-            replace(v2, **values["ipsec_v2"]) if values["ipsec_v2"]["encapsulation"] else NO_IPSEC,
-            replace(v1, **values["ipsec_v1"]) if values["ipsec_v1"]["encapsulation"] else NO_IPSEC_V1,
-            replace(large_send, **values["large_send"])
-            if any(values["large_send"].values())
-            else NO_LARGE_SEND,
-            replace(hardware.checksum, **values["checksum"]),
-        )
-
-    def _withheld(self, feature: _Feature) -> str:
+    def _withheld(self, feature: Feature) -> str:
         """Why the settings keep the NIC from offering this, or ""."""
         if feature.part == "ipsec_v2":
             return self._keyword_reason(
@@ -581,7 +285,7 @@ class Configuration:
 
     def _until(self, keyword: str) -> str:
         """A remark, when the registry says otherwise by now."""
-        member = _KEYWORDS[keyword]
+        member = KEYWORDS[keyword]
         if getattr(self._settings, member) == getattr(self._registry, member):
             return ""
         return " until the adapter restarts"
@@ -599,7 +303,7 @@ class Configuration:
             [
                 f"keyword {name} is 0 (DISABLED){self._until(name)}"
                 for name in names
-                if not getattr(settings, _KEYWORDS[name])
+                if not getattr(settings, KEYWORDS[name])
             ]
             for names in ((LSO_V1, LSO_V2_IPV4), (LSO_V2_IPV6,))
         )
@@ -611,7 +315,7 @@ class Configuration:
         works = (large_send.ipv4 and not off4) or (large_send.ipv6 and not off6)
         return "" if works else next(iter([*off4, *off6]), HARDWARE_CANNOT)
 
-    def _inactive(self, feature: _Feature) -> str:
+    def _inactive(self, feature: Feature) -> str:
         """Why what is offered does not work now, or ""."""
         ipsec = feature.part in ("ipsec_v2", "ipsec_v1")
         if ipsec and self._master is not None:
@@ -623,11 +327,11 @@ class Configuration:
                 return "no OID_OFFLOAD_ENCAPSULATION yet (R55)"
             which = f" for IPv{family}" if family else ""
             return f"OID_OFFLOAD_ENCAPSULATION has switched it off{which} (R57)"
-        if self._tasks is not None and not _has(self._tasks, feature):
+        if self._tasks is not None and not has(self._tasks, feature):
             return "not among the tasks of OID_TCP_TASK_OFFLOAD"
         return ""
 
-    def _awaits(self, feature: _Feature) -> bool:
+    def _awaits(self, feature: Feature) -> bool:
         """Whether receive must wait for OID_OFFLOAD_ENCAPSULATION with it (R47)."""
         if feature.part == "ipsec_v2":
             received, hardware = self._received_v2, self.hardware.ipsec_v2
@@ -646,33 +350,6 @@ class Configuration:
         """
         if self.hardware == NO_TASK_OFFLOAD:
             raise OidError(NdisStatus.NOT_SUPPORTED, "this NIC has no task offload (R42, R51)")
-
-
-def _check_parameters(parameters: OffloadParameters) -> None:
-    for most, members in (
-        (max(IpsecParameter), ("ipsec_v1", "ipsec_v2", "ipsec_v2_ipv4")),
-        (max(SwitchParameter), ("lso_v1", "lso_v2_ipv4", "lso_v2_ipv6")),
-        (
-            max(_TRANSMIT_ENABLED),
-            (
-                "ipv4_checksum",
-                "tcp_ipv4_checksum",
-                "udp_ipv4_checksum",
-                "tcp_ipv6_checksum",
-                "udp_ipv6_checksum",
-            ),
-        ),
-    ):
-        for member in members:
-            value = getattr(parameters, member)
-            if not 0 <= value <= most:
-                raise OidError(
-                    NdisStatus.INVALID_DATA,
-                    "no such setting (R43)",
-                    field=member,
-                    value=str(int(value)),
-                    allowed=f"0 (no change) to {int(most)}",
-                )
 
 
 def check_encapsulation(wanted: OffloadEncapsulation) -> tuple[bool | None, bool | None]:
@@ -706,4 +383,4 @@ def check_encapsulation(wanted: OffloadEncapsulation) -> tuple[bool | None, bool
 
 
 def _operations(ah: bool, esp: bool) -> int:
-    return (_AH if ah else 0) | (_ESP if esp else 0)
+    return (AH if ah else 0) | (ESP if esp else 0)

@@ -6,7 +6,8 @@ from itertools import product
 import pytest
 
 from vnic.errors import OidError, RequestError
-from vnic.miniport.configuration import HARDWARE_CANNOT, Configuration, check_hardware
+from vnic.miniport.configuration import HARDWARE_CANNOT, Configuration
+from vnic.miniport.hardware import check_hardware
 from vnic.ndis.capabilities import (
     ALL_UDP_ESP,
     NO_IPSEC,
