@@ -615,6 +615,14 @@ def test_number_of_segments_is_bounded() -> None:
     assert (one.status, len(wire)) == (NdisStatus.SUCCESS, 2500)
 
 
+@FAMILIES
+def test_segment_that_no_ip_packet_can_hold_fails(ends: Ends) -> None:
+    frame, _, _, _ = large(bytes(131_000), ends)
+    most = 0xFFFF - 20 - (20 if ends is V4 else 0)
+    assert refused(Nic(), frame, request(mss=most + 1, v6=ends is V6))
+    assert not refused(Nic(), frame, request(mss=most, v6=ends is V6))
+
+
 @pytest.mark.rule(161)
 def test_header_information_of_a_large_send_is_held_to_the_packet() -> None:
     nic = Nic()

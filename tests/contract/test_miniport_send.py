@@ -215,6 +215,16 @@ def test_transport_inside_tunnel_needs_the_capability() -> None:
     assert nic.seal(frame, info).status is NdisStatus.FAILURE
 
 
+def test_tunnel_portion_that_names_another_packet_than_it_holds_fails_the_send() -> None:
+    nic = Nic()
+    inside = framed(INSIDE["esp"], PAYLOAD, UDP, INNER_V4)
+    transport, tunnel = nic.add(INSIDE["esp"], INNER_V4), nic.add(PORTIONS["esp"], V4)
+    for named, status in ((4, NdisStatus.SUCCESS), (41, NdisStatus.FAILURE), (6, NdisStatus.FAILURE)):
+        around = framed(PORTIONS["esp"], inside.frame[14:], named)
+        info = transmit(transport, tunnel=tunnel, **where(inside, around))
+        assert nic.seal(around.frame, info).status is status
+
+
 @pytest.mark.parametrize("wrong", ["transport", "tunnel", "swapped"])
 def test_unknown_handle_of_either_portion_fails_the_send(wrong: str) -> None:
     nic = Nic()

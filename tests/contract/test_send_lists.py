@@ -350,6 +350,14 @@ def test_checksums_that_are_not_offered_or_cannot_be_fail() -> None:
     assert Nic().transmit([ethernet(open_checksums(V6, 6))], v6)[0].status is BAD
 
 
+def test_ip_header_checksum_may_be_all_that_is_asked_for() -> None:
+    packet = open_checksums(V4, UDP)
+    request = transmit(NO_HANDLE)._replace(checksum=ChecksumRequest(False, False, False, True, 0))
+    _, wire = Nic().transmit([ethernet(packet)], request)
+    assert wire[0][14:34] == by_scapy(packet)[:20]
+    assert wire[0][34:] == packet[20:]
+
+
 def test_one_request_for_checksums_is_for_all_frames_of_a_list() -> None:
     nic = Nic()
     sa = esp("aes-gcm-256", spi=0x3333)

@@ -441,6 +441,14 @@ def test_udp_header_that_does_not_fit_fails_the_send(at: int, value: int) -> Non
     assert nic.seal(frame, info).status is NdisStatus.SUCCESS
 
 
+def test_packet_that_ends_in_its_udp_header_fails_the_send() -> None:
+    nic = Nic()
+    frame, info = sent(FORMS["udp transport"], V4, INNER_V4, nic)
+    for length in range(len(frame) - 34):
+        short = ethernet(ip(V4, UDP, frame[34 : 34 + length]))
+        assert nic.seal(short, info).status is NdisStatus.FAILURE, length
+
+
 @pytest.mark.parametrize("named", [0, *(1 << bit for bit in range(4))])
 def test_send_whose_encapsulation_is_not_the_sas_fails(named: int) -> None:
     nic = Nic()

@@ -58,11 +58,9 @@ _ESP_NUMBER_FIELD = 4
 
 
 def headers_only(frame: bytearray, offset: int, version: int) -> bytearray:
-    """Give the front of a large packet as a packet of its own, so that it can be parsed: the length fields
-    of the large packet cannot say how long it is."""
+    """Give the front of a large packet, which `check_large_send` has passed, as a packet of its own, so that
+    it can be parsed: the length fields of the large packet cannot say how long it is."""
     front = frame[:MAX_HEADERS_LENGTH]
-    if len(front) < offset + 8:
-        raise PacketError("IP header cut short")
     if version == 4:
         _U16.pack_into(front, offset + _IPV4_LENGTH_FIELD, len(front) - offset)
     else:
