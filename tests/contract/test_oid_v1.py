@@ -18,6 +18,7 @@ from oid_bytes import (
 )
 
 from vnic.ipsec.association import Mode
+from vnic.miniport.sa_table import InboundBundle
 from vnic.ndis.capabilities import NO_IPSEC, NO_IPSEC_V1, OffloadCapabilitiesV1
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.status import NdisStatus
@@ -286,7 +287,7 @@ def udp_encapsulated(nic: Nic, sa: Sa, sequence: int = 1) -> bytes:
 @pytest.mark.rule(150, 151)
 def test_delete_during_a_reset_is_put_off_and_what_it_names_not_used() -> None:
     nic = Nic()
-    handle, entry = added(nic, ONE, inbound=True)
+    handle, _ = added(nic, ONE, inbound=True)
     frame = udp_encapsulated(Nic(), ONE)
     info, _ = nic.open(frame)
     assert info is not None
@@ -296,13 +297,12 @@ def test_delete_during_a_reset_is_put_off_and_what_it_names_not_used() -> None:
         result = ask(nic.adapter, V1_DELETE_UDPESP, delete_udpesp(handle))
         assert result.status is NdisStatus.NOT_ACCEPTED
     assert len(nic.adapter) == 1
-    nic.adapter._resetting = False
-    nic.adapter._state_changed()
-    assert nic.open(frame) == (None, frame)
-    nic.adapter._resetting = True
+    ((_, bundle),) = nic.adapter.bundles()
+    assert isinstance(bundle, InboundBundle)
+    assert bundle.marked
     nic.adapter.end_reset()
     assert (len(nic.adapter), entries(nic)) == (0, 1)
-    assert entry
+    assert nic.open(frame) == (None, frame)
 
 
 @pytest.mark.rule(150, 151)

@@ -5,21 +5,29 @@ order of checks, partial success, roll-back, BytesNeeded. A request never raises
 
     NOT_ACCEPTED (removed) > INVALID_OID > NOT_SUPPORTED (request type) > state > structure > contents
 
-The V2 lists work in slices, so several are under way beside each other and beside frames (R67, R68, R79); all
-other requests are finished when they come back.
+The V2 lists are worked on in slices (`operations`), so several are under way beside each other and beside
+frames (R67, R68, R79); all other requests are finished when they come back.
 
 Source: sheet §3.2-§3.5, §4, §9.3; R41-R62, R65-R123, R124-R153.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from vnic.errors import OidError, RequestError
 from vnic.miniport.configuration import check_encapsulation
+from vnic.miniport.operations import (
+    NO_HANDLE,
+    REVISION_1,
+    AddOperation,
+    DeleteOperation,
+    FinishedOperation,
+    ListOperation,
+    refused,
+)
 from vnic.miniport.task_offload import pack_tasks, read_tasks
 from vnic.ndis.capabilities import NO_IPSEC_V1, OffloadCapabilitiesV1
 from vnic.ndis.configuration_structs import (
@@ -27,22 +35,17 @@ from vnic.ndis.configuration_structs import (
     read_offload_encapsulation,
     read_offload_parameters,
 )
-from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.offload_structs import pack_offload
-from vnic.ndis.oid import DeleteSa, SaDoor
+from vnic.ndis.oid import SaDoor
 from vnic.ndis.oids import Oid, OidOperation, OidRequest, OidResult, RequestType
 from vnic.ndis.status import NdisStatus
 from vnic.ndis.structs import (
     ADD_SA_EX,
-    StructError,
     add_sa_entries,
     delete_sa_entries,
-    read_add_sa,
     read_add_sa_ex,
-    read_delete_sa,
     read_update_sa,
     write_add_sa_ex_handle,
-    write_add_sa_handle,
 )
 from vnic.ndis.v1_structs import (
     read_v1_add_sa,
@@ -55,177 +58,6 @@ from vnic.ndis.v1_structs import (
 
 if TYPE_CHECKING:
     from vnic.miniport.adapter import MiniportAdapter
-
-_SLICE = 32
-"""Entries worked on at a time: about a millisecond."""
-
-_REVISION_1 = 1
-_NO_HANDLE = OffloadHandle(0)
-
-
-class FinishedOperation:
-    """A request that was finished when it came back."""
-
-    def __init__(self, request: OidRequest, result: OidResult) -> None:
-        self.request = request
-        self.result: OidResult | None = result
-
-    def advance(self) -> bool:
-        return True
-
-    def abort(self, status: NdisStatus = NdisStatus.REQUEST_ABORTED) -> None:
-        """Nothing is left to end."""
-
-
-def refused(error: RequestError) -> OidResult:
-    """The answer to a request that failed as a whole."""
-    return OidResult(
-        error.status if isinstance(error, OidError) else NdisStatus.INVALID_DATA,
-        bytes_needed=error.bytes_needed if isinstance(error, StructError) else 0,
-        message=error.message,
-        field=error.field,
-        value=error.value,
-        allowed=error.allowed,
-    )
-
-
-class _ListOperation(ABC):
-    """A list of SAs that is worked on slice by slice.
-
-    Args:
-        door: who takes the SA requests.
-        entries: offsets of the entries, of a chain that was found sound.
-        finished: is told when the operation has a result.
-    """
-
-    def __init__(
-        self,
-        request: OidRequest,
-        door: SaDoor,
-        entries: list[int],
-        finished: Callable[[_ListOperation], None],
-    ) -> None:
-        self.request = request
-        self.result: OidResult | None = None
-        self._buffer = request.information_buffer
-        self._door = door
-        self._entries = entries
-        self._position = 0
-        self._first_error: RequestError | None = None
-        self._finished = finished
-
-    def advance(self) -> bool:
-        """Work on the next slice."""
-        if self.result is None:
-            end = self._position + _SLICE
-            self._work(self._entries[self._position : end])
-            self._position = end
-            if end >= len(self._entries):
-                self._finish(self._outcome())
-        return self.result is not None
-
-    def abort(self, status: NdisStatus = NdisStatus.REQUEST_ABORTED) -> None:
-        """End it early; nothing once it is finished."""
-        if self.result is None:
-            self._take_back()
-            self._finish(
-                OidResult(status, bytes(self._buffer), message="the request was ended before it was done")
-            )
-
-    @abstractmethod
-    def _work(self, entries: list[int]) -> None:
-        """Do these entries."""
-
-    @abstractmethod
-    def _take_back(self) -> None:
-        """Undo what can be undone."""
-
-    @abstractmethod
-    def _outcome(self) -> OidResult:
-        """The answer when all entries are done."""
-
-    def _finish(self, result: OidResult) -> None:
-        self.result = result
-        self._finished(self)
-
-    def _note(self, error: RequestError) -> None:
-        """Keep the first error, without the frames that hold the request and its keys."""
-        if self._first_error is None:
-            self._first_error = error.with_traceback(None)
-
-    def _answer(self, status: NdisStatus) -> OidResult:
-        """With what was wrong first, if anything was."""
-        error = self._first_error
-        return OidResult(
-            status,
-            bytes(self._buffer),
-            bytes_read=len(self._buffer) if status is NdisStatus.SUCCESS else 0,
-            supported_revision=_REVISION_1 if status is NdisStatus.SUCCESS else 0,
-            message=error.message if error else "",
-            field=error.field if error else "",
-            value=error.value if error else "",
-            allowed=error.allowed if error else "",
-        )
-
-
-class _AddOperation(_ListOperation):
-    """ADD_SA: it succeeds if one entry does (R89); a failed one gets the handle NULL (R91)."""
-
-    def __init__(
-        self,
-        request: OidRequest,
-        door: SaDoor,
-        entries: list[int],
-        finished: Callable[[_ListOperation], None],
-    ) -> None:
-        super().__init__(request, door, entries, finished)
-        self._handles: list[OffloadHandle] = []
-
-    def _work(self, entries: list[int]) -> None:
-        buffer, add = self._buffer, self._door.add_sa
-        for offset in entries:
-            try:
-                handle = add(read_add_sa(buffer, offset))
-            except RequestError as error:
-                self._note(error)
-                handle = _NO_HANDLE
-            else:
-                self._handles.append(handle)
-            write_add_sa_handle(buffer, offset, handle)
-
-    def _take_back(self) -> None:
-        for handle in self._handles:
-            try:
-                self._door.delete_sa(DeleteSa(handle))
-            except OidError:
-                # Somebody has deleted it meanwhile (R67).
-                continue
-        for offset in self._entries:
-            write_add_sa_handle(self._buffer, offset, _NO_HANDLE)
-
-    def _outcome(self) -> OidResult:
-        if self._handles or self._first_error is None:
-            return self._answer(NdisStatus.SUCCESS)
-        return self._answer(refused(self._first_error).status)
-
-
-class _DeleteOperation(_ListOperation):
-    """DELETE_SA: all that can be is deleted, then it fails if something was not there."""
-
-    def _work(self, entries: list[int]) -> None:
-        for offset in entries:
-            try:
-                self._door.delete_sa(read_delete_sa(self._buffer, offset))
-            except RequestError as error:
-                self._note(error)
-
-    def _take_back(self) -> None:
-        """What was deleted stays deleted."""
-
-    def _outcome(self) -> OidResult:
-        if self._first_error is None:
-            return self._answer(NdisStatus.SUCCESS)
-        return self._answer(refused(self._first_error).status)
 
 
 class _Handler(NamedTuple):
@@ -242,7 +74,7 @@ class Requests:
 
     def __init__(self, nic: MiniportAdapter) -> None:
         self._nic = nic
-        self._pending: list[_ListOperation] = []
+        self._pending: list[ListOperation] = []
         self._handlers = {
             Oid.OFFLOAD_ENCAPSULATION: _Handler(self._encapsulation, self._set_encapsulation),
             Oid.TCP_OFFLOAD_PARAMETERS: _Handler(set=self._set_parameters),
@@ -312,13 +144,13 @@ class Requests:
 
     def _add(self, request: OidRequest, door: SaDoor) -> OidOperation:
         entries = add_sa_entries(request.information_buffer)
-        return self._pended(_AddOperation(request, door, entries, self._pending.remove))
+        return self._pended(AddOperation(request, door, entries, self._pending.remove))
 
     def _delete(self, request: OidRequest, door: SaDoor) -> OidOperation:
         entries = delete_sa_entries(request.information_buffer)
-        return self._pended(_DeleteOperation(request, door, entries, self._pending.remove))
+        return self._pended(DeleteOperation(request, door, entries, self._pending.remove))
 
-    def _pended(self, operation: _ListOperation) -> OidOperation:
+    def _pended(self, operation: ListOperation) -> OidOperation:
         """Work on the first slice at once: most requests hold one SA."""
         self._pending.append(operation)
         operation.advance()
@@ -331,7 +163,7 @@ class Requests:
         except RequestError as error:
             if len(buffer) < ADD_SA_EX.size:
                 raise
-            write_add_sa_ex_handle(buffer, _NO_HANDLE)
+            write_add_sa_ex_handle(buffer, NO_HANDLE)
             return replace(refused(error), information_buffer=bytes(buffer))
         write_add_sa_ex_handle(buffer, handle)
         return _taken(buffer)
@@ -411,6 +243,6 @@ def _answered(answer: bytes, room: int) -> OidResult:
     return OidResult(NdisStatus.SUCCESS, answer, bytes_written=len(answer))
 
 
-def _taken(buffer: bytearray, revision: int = _REVISION_1) -> OidResult:
+def _taken(buffer: bytearray, revision: int = REVISION_1) -> OidResult:
     """A set that succeeded (R82)."""
     return OidResult(NdisStatus.SUCCESS, bytes(buffer), bytes_read=len(buffer), supported_revision=revision)

@@ -73,6 +73,11 @@ def operation(nic: MiniportAdapter, oid: int, buffer: bytes, door: Books) -> Oid
     return nic.oid_request(OidRequest(oid, RequestType.SET, bytearray(buffer)), door)
 
 
+@pytest.mark.rule(66)
+def test_only_the_v2_sa_requests_are_direct() -> None:
+    assert {oid.value for oid in Oid if oid.direct} == {ADD_SA, ADD_SA_EX, UPDATE_SA, DELETE_SA}
+
+
 def test_every_sa_request_goes_through_the_door_and_none_past_it() -> None:
     nic, door = adapter(), Books()
     for oid, buffer in (
