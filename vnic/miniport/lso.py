@@ -6,7 +6,7 @@ Law: one large packet in, whole packets out, ready to be sealed; seals nothing a
     out   [ Ethernet | IP | UDP? | AH? | ESP IV room | TCP | payload[0:mss] | trailer | ICV room ]   …
 
 The large packet has no ESP trailer and no room for its ICV (R189); AH has its room for IV and ICV. The last
-PadLength bytes are padding that is dropped (R190, R191); the trailer's next header is that of the header info.
+PadLength bytes are padding, which is dropped (R190, R191); the next header is that of the header info.
 Segment n carries the numbers of the AH and ESP headers plus n; without ESN they may not pass 2^32 - 1.
 
     field                    LSOv1                 LSOv2
