@@ -1,12 +1,22 @@
 /* A protocol driver in one file: attaches to an adapter with an external transport, sends one ESP packet
- * through an SA the NIC holds, prints how the send ended, and prints one frame that comes back.
+ * through an SA the NIC holds and prints how the send ended, or prints one frame that comes.
+ *
+ * Two NICs, joined by a link; IPsec switched on by OID_OFFLOAD_ENCAPSULATION for Ethernet; one SA in both:
  *
  *     cc -O2 -Wall -o driver driver.c
  *     vnic adapter add nic0 transport external
- *     vnic sa add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1000 \
- *         aead 'rfc4106(gcm(aes))' FILE 128 offload dev nic0 dir out          (prints the handle)
- *     ./driver /run/vnic/nic0.nbl HANDLE 0x1000 send
- *     ./driver /run/vnic/nic1.nbl 0 0 receive                       (a NIC at the other end of the wire)
+ *     vnic adapter add nic1 transport external wire link nic0
+ *     ON=hex:a8011c0001000000020000000e00000001000000020000000e000000
+ *     vnic oid set nic0 offload_encapsulation $ON
+ *     vnic oid set nic1 offload_encapsulation $ON
+ *     (umask 077; openssl rand -hex 20 > key)
+ *     vnic sa add dev nic0 out src 192.0.2.1 dst 192.0.2.2 esp spi 0x1000 aes-gcm-128 key file:key
+ *     vnic sa add dev nic1 in src 192.0.2.1 dst 192.0.2.2 esp spi 0x1000 aes-gcm-128 key file:key
+ *     HANDLE=$(vnic -j sa show dev nic0 | jq '.[0].handle')
+ *     ./driver /run/vnic/nic1.nbl 0 0 receive &
+ *     sleep 0.2
+ *     ./driver /run/vnic/nic0.nbl $HANDLE 0x1000 send
+ *     wait
  *
  * The packet is framed here, as a driver does: IPv4 192.0.2.1 -> 192.0.2.2, ESP header, room for the IV, UDP
  * with a line of text, padding, trailer, room for the ICV. The NIC makes IV, cipher text and ICV.

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import shutil
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +71,7 @@ AES_GCM_128 = 0x8  # sheet §10.1
 IV, ICV = 8, 16
 ETHERNET = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 TEXT = b"framed by hand, sealed by the NIC"
+VNIC = Path(sys.executable).parent / "vnic"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "c" / "driver.c"
 
 _spis = itertools.count(0x1000)
@@ -421,6 +424,31 @@ def test_the_c_example_sends_and_receives(nics: Nics, tmp_path: Path) -> None:
     )
     assert failed.returncode == 1
     assert failed.stdout.endswith("send 1 completed with status 0xc0000001\n")
+
+
+def test_the_commands_in_the_c_example_work_as_they_stand(tmp_path: Path) -> None:
+    assert shutil.which("jq"), "the example uses jq"
+    text = EXAMPLE.read_text()
+    commands = re.findall(r"^ \*     (.*)$", text[: text.index("*/")], re.MULTILINE)
+    assert len(commands) >= 12
+    with vnicd_in(tmp_path) as daemon:
+        daemon.write("")
+        daemon.start()
+        for name in ("driver.c", "vnic_nbl.h"):
+            shutil.copy(EXAMPLE.with_name(name), tmp_path)
+        script = "\n".join(("set -e", f'vnic() {{ "{VNIC}" -S "{daemon.socket}" "$@"; }}', *commands))
+        done = subprocess.run(
+            ["bash", "-c", script.replace("/run/vnic", str(tmp_path))],
+            cwd=tmp_path,
+            timeout=60,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        daemon.end()
+    assert done.returncode == 0, done.stderr
+    assert "send 1 completed with status 0x00000000" in done.stdout
+    assert "text 'sealed by the NIC'" in done.stdout
 
 
 def test_an_external_nic_speaks_with_a_protected_host(
