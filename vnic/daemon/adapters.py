@@ -130,7 +130,13 @@ class Adapter:
             card = cast(ExternalCard, engine)
             self.nbl = host_side
             self.forwarder = ExternalForwarder(
-                self.name, card, host_side, wire, clock=surroundings.clock, on_failure=self.fail
+                self.name,
+                card,
+                host_side,
+                wire,
+                clock=surroundings.clock,
+                on_driver=self._tell_driver,
+                on_failure=self.fail,
             )
             return
         self._inline = cast(Engine, engine)
@@ -460,6 +466,10 @@ class Adapter:
 
     def _tell(self, kind: EventWord, text: str) -> None:
         self._surroundings.events.tell(kind, text, adapter=self.name)
+
+    def _tell_driver(self, text: str) -> None:
+        log.info("adapter %s: %s", self.name, text)
+        self._tell("adapter_changed", f"adapter {self.name}: {text}")
 
     def _tell_event(self, event: EngineEvent) -> None:
         """Pass on what the engine tells."""

@@ -8,7 +8,6 @@ indicated, good or bad (R171, R197). A defect costs one burst, never the daemon.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from vnic.daemon.defects import Defects
@@ -21,8 +20,6 @@ from vnic.ndis.oob import pack_completion, pack_receive, unpack_transmit
 from vnic.ndis.status import IndicationCode, NdisStatus, StatusIndication
 from vnic.ports.base import Port
 from vnic.ports.nbl import NblPort
-
-log = logging.getLogger(__name__)
 
 _QUERY_LENGTH = 4096
 """Room for the answer of a configuration query, in bytes; NDIS_OFFLOAD has 184."""
@@ -51,6 +48,7 @@ class ExternalForwarder:
         wire: Port,
         *,
         clock: Callable[[], float],
+        on_driver: Callable[[str], None],
         on_failure: Callable[[str], None],
     ) -> None:
         """Prepare; nothing moves before `start`.
@@ -58,17 +56,18 @@ class ExternalForwarder:
         Args:
             name: of the adapter, for the log.
             clock: monotonic seconds.
+            on_driver: hears, in words, that a driver came or went.
             on_failure: hears, once, that the wire is of no further use; the forwarder has stopped by then.
         """
         self.nbl = nbl
         self.wire = wire
-        self._name = name
         self._card = card
         self._clock = clock
+        self._on_driver = on_driver
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._defects = Defects(name, clock)
-        self._running = False
+        self._running = self._greeted = False
         self._listening: int | None = None
         self._reading: int | None = None
         self._writing: int | None = None
@@ -152,7 +151,9 @@ class ExternalForwarder:
             self._writing = writing
         if nbl.gone:
             nbl.detach()
-            log.info("adapter %s: the protocol driver is gone", self._name)
+            if self._greeted:
+                self._greeted = False
+                self._on_driver("the protocol driver is gone")
 
     def _wake(self) -> None:
         """A wire without descriptor has frames: take them on the loop's next turn."""
@@ -181,7 +182,8 @@ class ExternalForwarder:
                 self._watch_driver()
                 return
             self.indicate(StatusIndication(code, result.information_buffer))
-        log.info("adapter %s: a protocol driver is attached", self._name)
+        self._greeted = True
+        self._on_driver("a protocol driver is attached")
 
     def _flush(self) -> None:
         self.nbl.flush()

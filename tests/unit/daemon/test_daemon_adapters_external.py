@@ -288,6 +288,13 @@ def test_a_second_driver_is_refused_until_the_first_has_gone(world: World) -> No
         await first.close()
         async with await attach(adapter) as second:
             assert (await second.send([FRAME])).status is NdisStatus.SUCCESS
+        await settle()
+        told = [event.text for event in world.events.all if event.kind == "adapter_changed"]
+        came, went = (
+            "adapter left: a protocol driver is attached",
+            "adapter left: the protocol driver is gone",
+        )
+        assert told == [came, went, came, went]
         await world.adapters.close()
 
     run(work())
