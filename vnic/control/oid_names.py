@@ -49,7 +49,7 @@ def number_of(text: str, field: str = "oid") -> int:
     if known is not None:
         return known
     number = -1
-    if text.isascii():
+    if text.isascii() and text.isalnum():
         try:
             number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
         except ValueError:

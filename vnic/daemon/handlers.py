@@ -24,7 +24,7 @@ from vnic.daemon.keyfile import wireshark_line
 from vnic.daemon.nbls import Nbls
 from vnic.engine.contract import Engine, SaReport
 from vnic.errors import OidError, RequestError
-from vnic.ipsec.association import Direction, SaId, SecurityAssociation
+from vnic.ipsec.association import Direction, SaId, SecurityAssociation, weaknesses
 from vnic.ipsec.policy import PolicyEntry, Selector
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.status import NdisStatus
@@ -209,7 +209,7 @@ class Handlers:
         except RequestError as error:
             raise _malformed(error) from None
         self._tell_sa("sa_updated" if replace else "sa_added", adapter, sa, added.handle)
-        weak = sa.weak
+        weak = weaknesses(sa.encryption, sa.encryption_key, sa.integrity, sa.spi)
         for reason in weak:
             log.warning("adapter %s, %s: weak: %s", adapter.name, sa.id, reason)
         await self._adapters.refresh_mtu(adapter)
@@ -483,7 +483,7 @@ class Handlers:
         return api.PolicyDefaultsReply(defaults=[reports.policy_default(adapter) for adapter in chosen])
 
     async def _get_policy_default(self, request: api.GetPolicyDefault) -> api.PolicyDefaultsReply:
-        chosen = self._adapters.chosen(request.adapter)
+        chosen = [adapter for adapter, _ in self._with_policies(request.adapter)]
         return api.PolicyDefaultsReply(defaults=[reports.policy_default(adapter) for adapter in chosen])
 
     def _tell_policy(self, kind: api.EventWord, adapter: Adapter, entry: PolicyEntry) -> None:

@@ -96,6 +96,8 @@ def test_added_sa_gets_a_handle_and_a_status() -> None:
                 status=0,
                 status_name="NDIS_STATUS_SUCCESS",
                 weak=[],
+                offload="nic",
+                message="",
             )
             assert reply.handle > 0
             (event,) = desk.world.events.all
@@ -576,7 +578,7 @@ def test_drops_are_counted_by_name_place_and_kernel_counter() -> None:
             adapter.tap.counters.drops["tap_write"] = 2
             adapter.wire.counters.drops["wire_down"] = 1
             adapter.wire.counters.rx_bytes = 99
-            adapter.forwarder.errors = 4
+            adapter.forwarder._defects.count = 4
             await desk.call(api.AddSa(sa=SA))
             (one,) = (await desk.call(api.GetStatistics())).adapters
             assert [(drop.name, drop.place, drop.packets, drop.xfrm_stat) for drop in one.drops] == [
