@@ -269,8 +269,14 @@ def delete_sa_entries(buffer: Buffer) -> list[int]:
 
 
 def _refuse_next(following: int, end: int, limit: int, entry: int) -> NoReturn:
-    allowed = f"0, or a multiple of {LIST_ALIGNMENT} from {end} to {limit}"
-    refuse(f"Next of entry {entry} does not lead to an entry of its own", "Next", following, allowed)
+    raise StructError(
+        NdisStatus.INVALID_DATA,
+        f"Next of entry {entry} does not lead to an entry of its own",
+        field="Next",
+        # Eight bytes that are no offset may be those of a key that stands in the wrong place.
+        value=f"{following:#x}" if following >> 32 == 0 else "beyond any buffer",
+        allowed=f"0, or a multiple of {LIST_ALIGNMENT} from {end} to {limit}",
+    )
 
 
 # --- reading -----------------------------------------------------------------------------------------------
