@@ -200,12 +200,13 @@ def test_large_packet_becomes_the_segments_that_scapy_builds(version: int, ends:
     if version == 1 and ends is V6:
         return
     payload = random.Random(size).randbytes(size)
-    frame, _, _, tcp_at = large(payload, ends, version=version)
+    flags = ACK | PSH | FIN
+    frame, _, _, tcp_at = large(payload, ends, version=version, flags=flags)
     one, wire = Nic().transmit([frame], request(version=version, v6=ends is V6, tcp_at=14 + tcp_at))
     assert one.status is NdisStatus.SUCCESS
     cut = pieces(payload)
     assert [packet[14:].hex() for packet in wire] == [
-        expected(piece, ends, number, last=number == len(cut) - 1, version=version).hex()
+        expected(piece, ends, number, last=number == len(cut) - 1, version=version, flags=flags).hex()
         for number, piece in enumerate(cut)
     ]
     assert all(packet[:14] == frame[:14] for packet in wire)
@@ -278,6 +279,14 @@ def test_options_and_extension_headers_are_on_every_segment() -> None:
         assert IPv6(packet[14:]).plen == len(packet) - 54
     whole = [expected(piece, V6, n, last=n == 3) for n, piece in enumerate(pieces(PAYLOAD))]
     assert [packet[62:].hex() for packet in wire] == [packet[40:].hex() for packet in whole]
+
+
+@pytest.mark.parametrize(("length", "good"), [(1000, True), (1016, False), (1032, False)])
+def test_headers_that_no_tcp_header_offset_can_reach_behind_fail(length: int, good: bool) -> None:
+    padding = b"".join(bytes((1, 198)) + bytes(198) for _ in range(5)) + bytes((1, length - 1004 & 0xFF))
+    extension = (bytes((0, length // 8 - 1)) + padding + bytes(length))[:length]
+    frame, _, _, _ = large(ends=V6, ip_options=extension)
+    assert refused(Nic(), frame, request(v6=True)) is not good
 
 
 def test_vlan_tags_are_on_every_segment() -> None:

@@ -84,8 +84,19 @@ def test_handle_zero_leaves_the_frame_as_it_is() -> None:
     nic = Nic()
     nic.add(GCM)
     one = framed(GCM, PAYLOAD)
-    buffer = nic.seal(one.frame, one.info(NO_HANDLE))
+    done, wire = nic.transmit([one.frame], one.info(NO_HANDLE))
+    assert (done.status, wire) == (NdisStatus.SUCCESS, [one.frame])
+    buffer = nic.seal(one.frame, transmit(NO_HANDLE))
     assert (buffer.status, buffer.frame) == (NdisStatus.SUCCESS, one.frame)
+
+
+@pytest.mark.parametrize("sas", [GCM, AH_SHA256, BUNDLE], ids=["esp", "ah", "bundle"])
+def test_inline_transport_cannot_send_what_it_framed_without_a_handle(sas: Any) -> None:
+    # What it framed for IPsec would go out in clear.
+    nic = Nic()
+    nic.add(sas)
+    one = framed(sas, PAYLOAD)
+    assert nic.seal(one.frame, one.info(NO_HANDLE)).status is NdisStatus.FAILURE
 
 
 def test_tunnel_handle_without_an_offload_handle_fails_the_send() -> None:

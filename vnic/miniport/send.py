@@ -96,7 +96,10 @@ class Sender:
         buffers = [NetBuffer(frame, None, info) for frame in one.frames]
         if info is not None:
             for buffer in buffers:
-                self._seal(buffer, info)
+                if info.offload_handle:
+                    self._seal(buffer, info)
+                else:
+                    self._leave_clear(buffer.frame, info)
         return buffers
 
     # --------------------------------------------------------------------------------- one packet
@@ -137,10 +140,10 @@ class Sender:
         if info.large_send is not None:
             raise PacketError("a large send where single packets are sent")
         if not info.offload_handle:
-            _check_no_handle(info)
-            if info.checksum is not None:
-                outer = parse_ip(frame, _at(frame))
-                self._complete(frame, info.checksum, outer, outer, None)
+            if info.ah_header_offset or info.esp_header_offset:
+                # The inline transport frames for IPsec what it wants protected, and nothing else.
+                raise PacketError("IPsec headers without a handle")
+            self._leave_clear(frame, info)
             return
         portions = self._portions(frame, info)
         outer = portions[0].headers.header
@@ -148,6 +151,13 @@ class Sender:
             self._complete(frame, info.checksum, outer, portions[-1].headers.header, portions[-1])
         for portion in reversed(portions):
             seal(frame, portion.headers, portion.headers.header.end)
+
+    def _leave_clear(self, frame: bytearray, info: TransmitInfo) -> None:
+        """Do what is wanted of a frame without a handle (R164)."""
+        _check_no_handle(info)
+        if info.checksum is not None:
+            outer = parse_ip(frame, _at(frame))
+            self._complete(frame, info.checksum, outer, outer, None)
 
     def _portions(self, frame: bytearray, info: TransmitInfo) -> list[Portion]:
         """Find the portions of a packet, tunnel portion first, and hold them to the header information."""
@@ -200,7 +210,7 @@ class Sender:
     # --------------------------------------------------------------------------------- large sends
 
     def _large(self, one: NetBufferList, info: TransmitInfo) -> list[NetBuffer]:
-        """Cut a large packet and seal its segments.
+        """Cut a large packet and seal its segments. Their checksums are complete, asked for or not.
 
         Raises:
             PacketError: more than one large packet (R192), or it is refused.
@@ -252,7 +262,7 @@ def _at(frame: bytearray) -> int:
 
 
 def _check_no_handle(info: TransmitInfo) -> None:
-    """Handle 0 asks for no IPsec (R164); with a tunnel handle it is a mistake that would send in clear."""
+    """Refuse a mistake that would send in clear: a tunnel handle without the other (R164)."""
     if info.tunnel_handle:
         raise PacketError("a tunnel handle without an offload handle")
 
