@@ -62,9 +62,9 @@ class Door:
         self.send(method, **parameters)
         return self.receive()
 
-    def send(self, method: str, **parameters: Any) -> None:
-        """Call without waiting for the answer."""
-        message = {"method": f"io.vnic.Adapter.{method}", "parameters": parameters}
+    def send(self, method: str, *, more: bool = False, **parameters: Any) -> None:
+        """Call without waiting for the answer, or for the first of many."""
+        message = {"method": f"io.vnic.Adapter.{method}", "parameters": parameters, "more": more}
         self._socket.sendall(json.dumps(message).encode() + b"\0")
 
     def receive(self) -> Any:

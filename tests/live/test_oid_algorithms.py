@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from card import FURTHER, FURTHER_NETWORK, HOST_LENGTH, LEFT, RIGHT, Pair, ip_batch
@@ -139,3 +140,46 @@ def test_every_pair_carries_streams_and_datagrams_unchanged_by_add_sa_ex(
 
 def sizes() -> Iterable[int]:
     return (1, 2, 3, 15, 16, 17, 64, 512, 1300)
+
+
+CRYPTO_DONE, HEADER_INFO_SET = 0x2, 0x10000
+
+
+@pytest.mark.rule(14, 159, 161, 162, 168, 176, 179, 180, 182)
+@pytest.mark.parametrize("protection", SIX_PAIRS, ids=lambda one: one.name)
+def test_slots_of_a_pair_name_its_handle_and_headers_and_say_that_it_was_checked(
+    clean_pair: Pair, protection: Protection
+) -> None:
+    pair = clean_pair
+    ends = pair.left.addresses[4], pair.right.addresses[4]
+    bundle = Bundle.made(protection, *ends)
+    with Door(pair.daemon.socket) as door, Door(pair.daemon.socket) as near, Door(pair.daemon.socket) as far:
+        given = {}
+        for adapter, inbound in ((RIGHT, True), (LEFT, False)):
+            reply = door.oid(adapter, ADD_SA, pack_add_sa([bundle.request(inbound=inbound)]))
+            assert reply["status"] == SUCCESS, reply["message"]
+            (given[adapter],) = handles(reply, [0])
+        pair.daemon.batch(
+            policy(RIGHT, "in", *ends, bundle, "transport"), policy(LEFT, "out", *ends, bundle, "transport")
+        )
+        near.send("WatchNbls", more=True, adapter=LEFT)
+        far.send("WatchNbls", more=True, adapter=RIGHT)
+        # The way back is in clear: it has no slot to show.
+        assert ping(pair.left, pair.right.addresses[4]) == 1
+        sent, received = next_sealed(near, "send"), next_sealed(far, "receive")
+    # IPv4 without options, AH of an ICV of 12 bytes on a boundary of 8, ESP.
+    words = (sent["oob"]["header"] >> 16 & 0xFF, sent["oob"]["header"] >> 24)
+    assert words == (5, 11)
+    assert (sent["oob"]["ipsec"], sent["oob"]["tunnel"], sent["status"]) == (given[LEFT], 0, SUCCESS)
+    assert received["oob"]["ipsec"] == CRYPTO_DONE
+    icmp = 1
+    assert received["oob"]["header"] & ~0xFF00 == HEADER_INFO_SET | icmp
+    assert sent["oob"]["header"] & 0xFFFF == received["oob"]["header"] & 0xFFFF
+
+
+def next_sealed(door: Door, direction: str) -> Any:
+    """The next AH packet that passed between transport and NIC."""
+    while True:
+        nbl = door.receive()["nbl"]
+        if nbl["direction"] == direction and nbl["frame"][46:48] == "33":
+            return nbl
