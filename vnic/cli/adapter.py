@@ -18,6 +18,7 @@ from vnic.cli.grammar import (
     Found,
     Group,
     Object,
+    Refusal,
     Series,
     Value,
     Verb,
@@ -161,7 +162,10 @@ _SET = Vocabulary(
     Word("down", summary="set the TAP down"),
     _NON_IP,
     Word("capture", _CaptureOperand(), "record one side to a new pcapng file"),
-    _SOFTWARE,
+    Word(
+        "software",
+        Refusal("software IPsec is chosen when an adapter is made", "adapter add … software { on | off }"),
+    ),
     replace(_KEYWORD, summary=f"{_KEYWORD.summary}; in force after `restart`"),
     _WIRE,
 )
@@ -235,7 +239,6 @@ def change(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             capture=found.get("capture", Capture),
-            software=_software(found),
             keywords=_keywords(found),
         )
     )

@@ -37,7 +37,6 @@ _SETTABLE = frozenset(
         "policy_default_in",
         "policy_default_out",
         "addresses",
-        "software",
         "keywords",
     }
 )

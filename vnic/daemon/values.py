@@ -6,6 +6,7 @@ Law: pure translation. Every refusal names the word, the value and what is allow
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, TypeVar
 
 from vnic.control.interface import DropEvent, Policy, Sa, SaName, SaState, Template
@@ -43,8 +44,8 @@ def address_of(text: str, field: str) -> bytes:
         RequestError: it is none.
     """
     try:
-        return ip_address(text).packed
-    except ValueError:
+        return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):
         raise RequestError(
             "not an IP address", field=field, value=text[:_SHOWN_LENGTH], allowed="IPv4 or IPv6 address"
         ) from None

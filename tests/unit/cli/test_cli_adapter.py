@@ -258,7 +258,6 @@ def test_an_external_adapter_is_shown_with_its_driver(vnic: Command) -> None:
         ("adapter resume left", api.ResumeAdapter(name="left")),
         ("adapter restart left", api.RestartAdapter(name="left")),
         ("adapter remove left", api.RemoveAdapter(name="left")),
-        ("adapter set left software on", api.SetAdapter(name="left", software=True)),
         (
             "adapter set left keyword IPsecOffloadV2 0",
             api.SetAdapter(name="left", keywords={"IPsecOffloadV2": 0}),

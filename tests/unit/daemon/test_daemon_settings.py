@@ -116,7 +116,6 @@ def test_no_difference_changes_nothing() -> None:
         ({"wire": Wire(kind="netdev", name="eth0")}, {"wire": Wire(kind="netdev", name="eth0")}),
         ({"non_ip": "drop", "policy_default_in": "block"}, {"non_ip": "drop", "policy_default_in": "block"}),
         ({"addresses": ["10.0.0.1/24"]}, {"addresses": ["10.0.0.1/24"]}),
-        ({"software": False}, {"software": False}),
         ({"keywords": {**ALL_ON, "*IPsecOffloadV2": 0}}, {"keywords": {**ALL_ON, "*IPsecOffloadV2": 0}}),
     ],
 )
@@ -138,6 +137,7 @@ def test_mtu_that_is_no_longer_fixed_goes_back_to_the_default() -> None:
         ({"addresses": ["10.0.0.1/24"]}, {}),
         ({"mac": "02:00:00:00:00:09"}, {}),
         ({}, {"capabilities": Capabilities(esn=False)}),
+        ({}, {"software": False}),
         ({}, {"transport": "external"}),
         ({"transport": "external"}, {"transport": "external", "nbl_socket": "/run/x.nbl"}),
     ],
