@@ -307,3 +307,55 @@ def test_two_nics_with_the_same_random_source_make_the_same_bytes() -> None:
             ]
         )
     assert made[0] == made[1]
+
+
+def long_way_only(nic: Nic) -> Nic:
+    """A NIC whose short ways for plain ESP packets are closed."""
+    nic.adapter._receiver._esp4 = {}
+    nic.adapter._receiver._esp6 = {}
+    nic.adapter._sender._plain = (False,) * 7
+    return nic
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3),
+    st.integers(0, 40),
+)
+def test_short_way_of_receive_says_what_the_long_way_says(
+    frame: bytes, changes: list[tuple[int, int]], cut: int
+) -> None:
+    mutated = bytearray(frame[: max(0, len(frame) - cut)])
+    for position, value in changes:
+        if mutated:
+            mutated[position % len(mutated)] = value
+    short, long = busy_nic(), long_way_only(busy_nic())
+    assert short.open(bytes(mutated)) == long.open(bytes(mutated))
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from([GCM, CBC_SHA1, esp("null", "hmac-sha256-128"), AH_SHA256, (GCM, AH_SHA256)]),
+    st.binary(max_size=60),
+    ADDRESSES,
+    st.lists(st.tuples(st.integers(12, 120), st.integers(0, 255)), max_size=2),
+    st.sampled_from([{}, {"pad_length": 3}, {"next_header": 6}, {"esp_header_offset": 24}]),
+)
+def test_short_way_of_send_makes_what_the_long_way_makes(
+    sas: Sas,
+    payload: bytes,
+    addresses: tuple[bytes, bytes],
+    changes: list[tuple[int, int]],
+    other: dict[str, int],
+) -> None:
+    one = framed(sas, payload, UDP, addresses)
+    mutated = bytearray(one.frame)
+    for position, value in changes:
+        mutated[position % len(mutated)] = value
+    made = []
+    for nic in (Nic(), long_way_only(Nic())):
+        info = one.info(nic.add(sas, addresses))._replace(**other)  # type: ignore[arg-type]
+        buffer = nic.seal(bytes(mutated), info)
+        made.append((buffer.status, bytes(buffer.frame) if buffer.status is NdisStatus.SUCCESS else b""))
+    assert made[0] == made[1]
