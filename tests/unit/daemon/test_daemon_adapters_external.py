@@ -306,7 +306,7 @@ def test_a_user_who_does_not_administer_is_refused(world: World, monkeypatch: py
         real = os.geteuid()
         monkeypatch.setattr("vnic.control.access.os.geteuid", lambda: real + 1)
         monkeypatch.setattr(
-            "vnic.daemon.adapters.peer_of",
+            "vnic.daemon.adapter.peer_of",
             lambda connection: replace_uid(connection, real + 2),
         )
         with pytest.raises(ControlError, match="administrator"):

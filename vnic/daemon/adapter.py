@@ -1,0 +1,483 @@
+"""One adapter: a card between a transport and a wire, and the life of its NIC.
+
+Law: it owns its ports and gives them back however it ends. What the NIC indicates reaches listeners and
+driver in order; who may ask for what is decided before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from vnic.control.access import Access, Role, peer_of
+from vnic.control.interface import (
+    AddAdapter,
+    Capture,
+    CaptureState,
+    DefaultWord,
+    EventWord,
+    Indication,
+    NonIpWord,
+    StateWord,
+    Wire,
+)
+from vnic.daemon.cards import CardSettings, external_card, reference_card
+from vnic.daemon.events import Events
+from vnic.daemon.external import ExternalForwarder
+from vnic.daemon.forwarder import Forwarder
+from vnic.daemon.host import Host, TapDevice, Watch
+from vnic.daemon.requests import OidRequests, SliceTurns
+from vnic.daemon.settings import NO_WIRE
+from vnic.daemon.values import drop_event, name_of
+from vnic.engine.contract import Card, Engine, EngineEvent, ExternalCard
+from vnic.errors import OidError, RequestError
+from vnic.ipsec.policy import PolicyAction
+from vnic.ndis.keywords import HostSwitches
+from vnic.ndis.oids import OidRequest, OidResult
+from vnic.ndis.status import NdisStatus, StatusIndication
+from vnic.ports.base import Port
+from vnic.ports.capture import CapturePort, PcapngWriter
+from vnic.ports.link import LinkPort
+from vnic.ports.nbl import NblPort
+
+log = logging.getLogger(__name__)
+
+MAX_HOLD_MS = 60_000
+"""Longest a reset may be held, in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What adapters need of the world."""
+
+    host: Host
+    events: Events
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    clock_ns: Callable[[], int]
+    """Nanoseconds since 1970, for captures."""
+    make_engine: Callable[[CardSettings], Engine] = reference_card
+    """Makes a card with the inline transport."""
+    make_external: Callable[[CardSettings], ExternalCard] = external_card
+    """Makes a card for a protocol driver outside."""
+    access: Access = field(default_factory=Access)
+    """Who may attach a protocol driver: whoever administers."""
+    nbl_directory: str = "/run/vnic"
+    """Where NBL sockets are made that are given no path."""
+    host_switches: HostSwitches = field(default_factory=HostSwitches)
+
+    def may_attach(self, connection: socket.socket) -> bool:
+        """Whether whoever connected to an NBL socket may be a protocol driver."""
+        try:
+            return self.access.role_of(peer_of(connection)) is Role.ADMINISTRATOR
+        except OSError:
+            return False
+
+
+class Adapter:
+    """One card between a transport and a wire.
+
+    Attributes:
+        settings: what it was asked to be when it was made.
+        engine: the card; see `inline` for what only the inline transport has.
+        tap: host side of the inline transport, None with an external one.
+        nbl: socket of the external transport, None with the inline one.
+        failure: why it is of no further use; "" while it runs.
+        mtu_fixed: the TAP's MTU was set and follows the wire and the policies no more.
+        load_balancing: name of the load-balancing device above the TAP (R18), or None.
+        requests: OID requests under way.
+    """
+
+    def __init__(
+        self,
+        settings: AddAdapter,
+        engine: Engine | ExternalCard,
+        host_side: TapDevice | NblPort,
+        wire: Port,
+        surroundings: Surroundings,
+        turns: SliceTurns,
+    ) -> None:
+        """Take over both ports. Nothing moves before `forwarder.start`."""
+        self.settings = settings
+        self.name = settings.name
+        self.engine: Card = engine
+        self.wire = wire
+        self.wire_settings = settings.wire or NO_WIRE
+        self.mtu_fixed = settings.mtu is not None
+        self.capture: Capture | None = None
+        self.failure = ""
+        self.load_balancing: str | None = None
+        self.requests = OidRequests(engine, surroundings.clock, turns)
+        self.tap: TapDevice | None = None
+        self.nbl: NblPort | None = None
+        self._inline: Engine | None = None
+        self._paused = self._resetting = self._removed = False
+        self._surroundings = surroundings
+        self._writer: PcapngWriter | None = None
+        self._watch: Watch | None = None
+        self.forwarder: Forwarder | ExternalForwarder
+        if isinstance(host_side, NblPort):
+            card = cast(ExternalCard, engine)
+            self.nbl = host_side
+            self.forwarder = ExternalForwarder(
+                self.name,
+                card,
+                host_side,
+                wire,
+                clock=surroundings.clock,
+                on_driver=self._tell_driver,
+                on_failure=self.fail,
+            )
+            return
+        self._inline = cast(Engine, engine)
+        self.tap = host_side
+        self.forwarder = Forwarder(
+            self.name,
+            self._inline,
+            host_side,
+            wire,
+            clock=surroundings.clock,
+            on_event=self._tell_event,
+            on_failure=self.fail,
+        )
+
+    @property
+    def state(self) -> StateWord:
+        """What it is doing, in a word."""
+        if self.failure:
+            return "failed"
+        if self._removed:
+            return "removed"
+        if self._resetting:
+            return "resetting"
+        return "paused" if self._paused else "running"
+
+    @property
+    def inline(self) -> Engine | None:
+        """The card with all that the inline transport has; None with an external one."""
+        return self._inline
+
+    def require_inline(self, what: str = "policies") -> Engine:
+        """Give the card with its inline transport.
+
+        Args:
+            what: plural of what only that has, for the message.
+
+        Raises:
+            RequestError: the transport is a protocol driver outside.
+        """
+        if self._inline is None:
+            raise RequestError(
+                f"adapter {self.name} has an external transport, which keeps its {what} itself",
+                field="adapter",
+                value=self.name,
+                allowed="an adapter with the inline transport",
+            )
+        return self._inline
+
+    @property
+    def wanted_mtu(self) -> int:
+        """MTU the TAP should have unless it is fixed."""
+        return self.wire.mtu if self._inline is None else self._inline.inner_mtu(self.wire.mtu)
+
+    @property
+    def link(self) -> LinkPort | None:
+        """The wire, if it is the end of a link or none: something that can be joined."""
+        return self.wire if isinstance(self.wire, LinkPort) else None
+
+    def require_running(self) -> None:
+        """Refuse what a failed adapter cannot do.
+
+        Raises:
+            RequestError: it has failed.
+        """
+        if self.failure:
+            raise RequestError(
+                f"adapter {self.name} is out of use ({self.failure}); delete it and add it again",
+                field="adapter",
+                value=self.name,
+                allowed="an adapter that runs",
+            )
+
+    def require_present(self) -> None:
+        """Refuse what neither a failed nor a removed adapter can do.
+
+        Raises:
+            RequestError: it has failed.
+            OidError: NOT_ACCEPTED: it was removed (R80).
+        """
+        self.require_running()
+        if self._removed:
+            raise OidError(
+                NdisStatus.NOT_ACCEPTED,
+                f"the card of adapter {self.name} was removed; delete the adapter and add it again",
+                field="adapter",
+                value=self.name,
+                allowed="an adapter that is not removed",
+            )
+
+    # ------------------------------------------------------------------------------ life of the NIC
+
+    async def oid_request(self, request: OidRequest) -> OidResult:
+        """Have the NIC carry out an OID request, and tell what it indicates. Any status is an answer.
+
+        Raises:
+            RequestError: the adapter has failed.
+        """
+        self.require_running()
+        try:
+            return await self.requests.carry_out(request)
+        finally:
+            self.tell_indications()
+
+    def cancel_oid_requests(self, request_id: int) -> int:
+        """End the requests under way with this id (R77); give how many there were."""
+        return self.requests.cancel(request_id)
+
+    async def reset(self, hold_ms: int = 0) -> None:
+        """Reset the NIC and hold it in reset that long (R204-R210).
+
+        Raises:
+            RequestError: the adapter has failed, or the time is out of range.
+            OidError: RESET_IN_PROGRESS, or NOT_ACCEPTED when it is removed.
+        """
+        if not 0 <= hold_ms <= MAX_HOLD_MS:
+            raise RequestError(
+                "a reset cannot be held that long",
+                field="hold_ms",
+                value=str(hold_ms)[:64],
+                allowed=f"0 to {MAX_HOLD_MS} ms",
+            )
+        self.require_present()
+        if self._resetting:
+            raise OidError(
+                NdisStatus.RESET_IN_PROGRESS,
+                f"adapter {self.name} is being reset",
+                field="name",
+                value=self.name,
+                allowed="an adapter that is not being reset",
+            )
+        self._resetting = True
+        try:
+            self.requests.abort(NdisStatus.REQUEST_ABORTED)
+            self.engine.begin_reset()
+            self.tell_indications()
+            await asyncio.sleep(hold_ms / 1000)
+        finally:
+            self._resetting = False
+            if not self._removed and not self.failure:
+                self.engine.end_reset()
+                self.tell_indications()
+
+    def pause(self) -> None:
+        """Move no frames until `resume`. Idempotent.
+
+        Raises:
+            RequestError, OidError: as for `require_present`.
+        """
+        self.require_present()
+        if not self._paused:
+            self._paused = True
+            self.engine.pause()
+            self._tell("adapter_changed", f"adapter {self.name} paused")
+
+    def resume(self) -> None:
+        """End a pause. Idempotent.
+
+        Raises:
+            RequestError, OidError: as for `require_present`.
+        """
+        self.require_present()
+        if self._paused:
+            self._paused = False
+            self.engine.resume()
+            self._tell("adapter_changed", f"adapter {self.name} resumed")
+
+    def restart(self) -> None:
+        """Halt the NIC and initialize it again (R40, R211); a pause ends with that.
+
+        Raises:
+            RequestError: it has failed.
+            OidError: RESET_IN_PROGRESS, or NOT_ACCEPTED when it is removed.
+        """
+        self.require_present()
+        if self._resetting:
+            raise OidError(
+                NdisStatus.RESET_IN_PROGRESS,
+                f"adapter {self.name} is being reset",
+                field="name",
+                value=self.name,
+                allowed="an adapter that is not being reset",
+            )
+        # No request outlives the NIC it was made to (R212).
+        self.requests.abort(NdisStatus.REQUEST_ABORTED)
+        if self._paused:
+            self._paused = False
+            self.engine.resume()
+        self.engine.restart(self._surroundings.clock())
+        self.tell_indications()
+        self._tell("adapter_changed", f"adapter {self.name} restarted")
+
+    def remove(self) -> None:
+        """Pull the card out: requests are NOT_ACCEPTED and no frame moves until the adapter is deleted (R80).
+
+        Raises:
+            RequestError, OidError: as for `require_present`.
+        """
+        self.require_present()
+        self._removed = True
+        self.requests.abort(NdisStatus.NOT_ACCEPTED)
+        self.engine.remove()
+        self.tell_indications()
+        self._tell("adapter_changed", f"adapter {self.name}: its card was removed")
+
+    def balance_load(self, device: str | None) -> None:
+        """Take note of the load-balancing device above the TAP, None for none any more (R18)."""
+        if device == self.load_balancing or self.failure:
+            return
+        self.load_balancing = device
+        self.engine.set_load_balanced(device is not None)
+        text = "offloads IPsec again" if device is None else f"is below {device}: no IPsec offload (R18)"
+        log.info("adapter %s %s", self.name, text)
+        self._tell("load_balancing", f"adapter {self.name} {text}")
+        self.tell_indications()
+
+    def tell_indications(self) -> None:
+        """Pass on what the NIC indicated since the last time."""
+        for indication in self.engine.take_indications():
+            self._indicate(indication)
+
+    def _indicate(self, indication: StatusIndication) -> None:
+        code = indication.code
+        self._surroundings.events.tell(
+            "status_indication",
+            f"adapter {self.name}: {code.label}",
+            adapter=self.name,
+            indication=Indication(code=int(code), name=code.label, buffer=indication.buffer.hex()),
+        )
+        if isinstance(self.forwarder, ExternalForwarder):
+            self.forwarder.indicate(indication)
+
+    # ------------------------------------------------------------------------------------- settings
+
+    def set_defaults(
+        self,
+        *,
+        inbound: DefaultWord | None = None,
+        outbound: DefaultWord | None = None,
+        non_ip: NonIpWord | None = None,
+    ) -> None:
+        """Say what happens to what no policy governs; None leaves it.
+
+        Raises:
+            RequestError: the transport is external.
+        """
+        given = {"inbound": inbound, "outbound": outbound, "non_ip": non_ip}
+        actions = {member: default_action(word) for member, word in given.items() if word is not None}
+        if actions:
+            engine = self.require_inline()
+            engine.set_defaults(replace(engine.defaults, **actions))
+
+    def use_wire(self, wire: Port, settings: Wire) -> None:
+        """Plug the card into another wire; the old one is given back."""
+        old = self.wire
+        self.wire = wire
+        self.wire_settings = settings
+        self.engine.wire_mtu = wire.mtu
+        self._connect()
+        old.close()
+
+    def record(self, capture: Capture | None, writer: PcapngWriter | None) -> PcapngWriter | None:
+        """Begin a recording in the place of the one there was, if any; give the old writer to be closed."""
+        old = self._writer
+        self.capture = capture
+        self._writer = writer
+        self._connect()
+        return old
+
+    def capture_state(self) -> CaptureState | None:
+        """Describe the recording there is, or None."""
+        writer = self._writer
+        if self.capture is None or writer is None:
+            return None
+        return CaptureState(
+            place=self.capture.place,
+            file=str(writer.path),
+            state=writer.state,
+            frames_written=writer.frames_written,
+            frames_lost=writer.frames_lost,
+        )
+
+    def _connect(self) -> None:
+        """Hand the forwarder its ports, with the recorder before the one it records."""
+        tap: Port | None = self.tap
+        wire = self.wire
+        if self._writer is not None and self.capture is not None:
+            if self.capture.place == "tap" and tap is not None:
+                tap = CapturePort(tap, self._writer)
+            else:
+                wire = CapturePort(wire, self._writer)
+        if isinstance(self.forwarder, Forwarder) and tap is not None:
+            self.forwarder.use_tap(tap)
+        self.forwarder.use_wire(wire)
+
+    # ------------------------------------------------------------------------------------------ end
+
+    def watch(self, watch: Watch) -> None:
+        """Own the watch of the TAP's master: it ends with the adapter."""
+        self._watch = watch
+
+    def close(self) -> PcapngWriter | None:
+        """Stop, and give the ports back; give the writer of a recording to be closed. Idempotent."""
+        self.requests.abort(NdisStatus.REQUEST_ABORTED)
+        self.forwarder.stop()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        for port in (self.tap, self.nbl, self.wire):
+            if port is not None:
+                port.close()
+        writer, self._writer = self._writer, None
+        self.capture = None
+        return writer
+
+    def fail(self, reason: str) -> None:
+        """Stop for good, keep what there is to look at, and say so."""
+        self.failure = reason
+        peer = self.link.peer if self.link is not None else None
+        writer = self.close()
+        if writer is not None:
+            asyncio.get_running_loop().run_in_executor(None, writer.close)
+        log.error("adapter %s failed: %s", self.name, reason)
+        events = self._surroundings.events
+        events.tell("adapter_failed", f"adapter {self.name} failed: {reason}", adapter=self.name)
+        if peer is not None:
+            events.tell("adapter_changed", f"adapter {peer.name} lost its link", adapter=peer.name)
+
+    def _tell(self, kind: EventWord, text: str) -> None:
+        self._surroundings.events.tell(kind, text, adapter=self.name)
+
+    def _tell_driver(self, text: str) -> None:
+        log.info("adapter %s: %s", self.name, text)
+        self._tell("adapter_changed", f"adapter {self.name}: {text}")
+
+    def _tell_event(self, event: EngineEvent) -> None:
+        """Pass on what the engine tells."""
+        name = None if event.sa is None else name_of(event.sa)
+        subject = "" if event.sa is None else f" ({event.sa})"
+        drop = drop_event(event)
+        if drop is None:
+            text = f"adapter {self.name}: sequence numbers used up{subject}; rekey"
+            log.warning("%s", text)
+        else:
+            text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{subject}"
+        self._surroundings.events.tell(event.kind.value, text, adapter=self.name, sa=name, drop=drop)
+
+
+def default_action(word: str) -> PolicyAction:
+    """Give the action of a default: "allow" and "pass" let through."""
+    return PolicyAction.BYPASS if word in ("allow", "pass") else PolicyAction.DISCARD
