@@ -57,7 +57,6 @@ _MAX_LAYERS = 4
 _ECN_MASK = 0x03
 _DSCP_MASK = 0xFC
 
-_LOW_MASK = 0xFFFFFFFF
 _IP_IN_IP = (IPV4_IN_IP, IPV6_IN_IP)
 
 _OUTER = struct.Struct(">12x 2s B x 2x2x 2s x B 2x 4s 4s II")
@@ -385,9 +384,15 @@ class Inbound:
                 # A layer that this NIC did not open; its number must not move the window.
                 break
             portions += not inside
+            first = state.half_known
+            if first:
+                # Taken note of whatever becomes of the packet, for the NIC has: both infer alike from now on.
+                state.half_known = False
+                self._check_replay(frame, header, state, first=True)
             if header.version == 4 and not _header_is_whole(frame, header):
                 raise PacketError("damaged IPv4 header")
-            self._check_replay(frame, header, state)
+            if not first:
+                self._check_replay(frame, header, state)
             if header.protocol == ESP:
                 trailer, tunnel = self._strip_esp(frame, header, state)
             else:
@@ -404,18 +409,22 @@ class Inbound:
             raise _Dropped(DropReason.IN_CRYPTO, layers[0].state if layers else None)
         return header
 
-    def _check_replay(self, frame: bytearray, header: IpHeader, state: SaState) -> None:
-        """Check the authenticated number of one layer, then remember it."""
+    def _check_replay(
+        self, frame: bytearray, header: IpHeader, state: SaState, *, first: bool = False
+    ) -> None:
+        """Check the authenticated number of one layer, then remember it.
+
+        Args:
+            first: only the upper half is known, and the number is of that half or the next, as for the NIC.
+        """
         start = header.payload_offset
         position = start + 4 if header.protocol == ESP else start + 8
         number = int.from_bytes(frame[position : position + 4], "big")
         window = state.window
         assert window is not None
         if state.sa.esn:
-            top = window.top
-            number = infer_extended(number, top)
-            if number < top and not top & _LOW_MASK:
-                # Nothing but the upper half is known yet: the number is of this half, as the NIC takes it.
+            number = infer_extended(number, window.top)
+            if first and number < window.top:
                 number += 1 << 32
         verdict = window.check(number)
         if verdict is ReplayVerdict.NEW:

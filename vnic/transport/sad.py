@@ -227,6 +227,7 @@ class Sad(SaDoor):
         states = tuple([SaState(sa, self.now) for sa in associations_of(request)])
         for state in states:
             state.handle = handle
+            state.half_known = state.sa.esn and state.window is not None
             self._store(state)
         if len(states) == 2:
             states[0].partner, states[1].partner = states[1], states[0]

@@ -28,6 +28,7 @@ class SaState:
         refusal: status and reason when the NIC refused it, else None.
         withdrawn: the NIC had it deleted (SaDeleteReq); it is not offloaded again.
         nic_mark, software_mark: numbers at which each knew the upper half of an extended number.
+        half_known: of its extended numbers only the upper half was told, and no packet has come yet.
         sequence: outbound numbers; None on an inbound SA.
         window: inbound window; None on an outbound SA.
         add_time, use_time: seconds of `now`; use_time 0 before the first packet.
@@ -38,6 +39,7 @@ class SaState:
         "add_time",
         "counters",
         "exhaustion_told",
+        "half_known",
         "handle",
         "iv_length",
         "nic_mark",
@@ -64,6 +66,7 @@ class SaState:
         self.software_partner: SaState | None = None
         self.refusal: tuple[NdisStatus, str] | None = None
         self.withdrawn = False
+        self.half_known = False
         self.nic_mark = self.software_mark = sa.sequence_number
         self.sequence: OutboundSequence | None = None
         self.window: ReplayWindow | None = None

@@ -389,6 +389,15 @@ def test_extended_numbers_wrap_under_both_roles(disorder: bool) -> None:
     assert [cards[0].sas()[0].sequence_number, cards[1].sas()[0].sequence_number] == [start + 9] * 2
 
 
+def test_packets_from_before_the_wrap_are_replays_while_the_wrap_itself_is_the_newest() -> None:
+    cards = tunnel(esn=True, sequence_number=(1 << 32) - 4)
+    wire = send(cards[0], *[UDP4] * 4)
+    assert len(receive(cards[1], *wire)) == 4
+    assert cards[1].sas()[0].sequence_number == 1 << 32
+    assert receive(cards[1], *wire) == []
+    assert drops(cards[1]) == {"in_replay_duplicate": 4}
+
+
 def test_update_moves_both_ends_to_the_same_upper_half() -> None:
     cards = tunnel(esn=True)
     assert len(walk(cards, UDP4)) == 1
