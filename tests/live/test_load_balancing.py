@@ -9,8 +9,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from namespaces import Namespace, Namespaces
 from vnicd import Vnicd, vnicd_in
 
@@ -65,7 +67,8 @@ def bridge(namespaces: Namespaces, namespace: Namespace) -> str:
 
 @pytest.mark.rule(18)
 @pytest.mark.usefixtures("bridges_balance")
-def test_the_master_of_a_link_is_watched(namespaces: Namespaces) -> None:
+@pytest.mark.parametrize("loop_factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_the_master_of_a_link_is_watched(namespaces: Namespaces, loop_factory: Any) -> None:
     namespace = namespaces.create("l")
     above = bridge(namespaces, namespace)
     name, _ = namespaces.veth(namespace, namespace)
@@ -85,7 +88,8 @@ def test_the_master_of_a_link_is_watched(namespaces: Namespaces) -> None:
         watched.close()
         await asyncio.to_thread(namespace.ip, "link", "delete", name)
 
-    asyncio.run(work())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(work())
 
 
 @pytest.mark.rule(18)
