@@ -43,11 +43,6 @@ class Rule:
         """Whether a test can show it."""
         return self.verdict != "not-applicable"
 
-    @property
-    def binding(self) -> bool:
-        """Whether it is an order or a recommendation, for or against."""
-        return self.level.startswith(("MUST", "SHOULD"))
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shown:
@@ -171,8 +166,7 @@ Made from `tests/conformance/rules.toml` and the markers of the tests by `python
 not edit by hand.
 
 Every rule of the NDIS contract for IPsec task offload, versions 1 and 2, with what this card does about it. A
-test fails when a rule is missing here, or when one that applies and binds (MUST, SHOULD) has no test that
-shows it.
+test fails when a rule is missing here, or when one that applies has no test that shows it.
 
 | verdict | meaning |
 | --- | --- |

@@ -130,7 +130,7 @@ def test_the_requests_that_are_spoiled_here_are_good(name: str) -> None:
 def test_a_request_cut_anywhere_is_refused_and_bytes_needed_leads_to_one_that_is_taken(name: str) -> None:
     oid, made = WELL_FORMED[name]
     whole = bytes(made())
-    for length in range(len(whole)):
+    for length in range(0, len(whole), 1 if len(whole) < 300 else 7):
         if not any(whole[length:]):
             # What is cut off here may be no more than the padding of the last key.
             result = ask(oid, whole[:length])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from exploring import Target, explore
-from fuzz import TARGETS, made
+from long_run import TARGETS, made
 from nbl_fuzz import NblTarget
 from oid_fuzz import OidTarget
 
@@ -51,7 +51,7 @@ def test_a_finding_shows_its_input() -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_long_run_ends_well_when_nothing_is_found(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "tests/fuzz/fuzz.py", name, "300", "1", "--corpus", str(tmp_path)]
+    command = [sys.executable, "tests/fuzz/long_run.py", name, "300", "1", "--corpus", str(tmp_path)]
     paths = ":".join(str(ROOT / path) for path in ("", "tests", "tests/fuzz"))
     done = subprocess.run(
         command,

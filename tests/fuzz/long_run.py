@@ -1,6 +1,6 @@
 """The long run behind `scripts/fuzz`: led by coverage where atheris is installed, by the answers elsewhere.
 
-    python tests/fuzz/fuzz.py TARGET COUNT SEED
+    python tests/fuzz/long_run.py TARGET COUNT SEED
 
 Ends with 0 when nothing was found. The first finding ends it and shows the input, which `--input` takes.
 """
