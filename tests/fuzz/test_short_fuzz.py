@@ -49,12 +49,14 @@ def test_a_finding_shows_its_input() -> None:
     assert ": ff" in note
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_the_long_run_ends_well_when_nothing_is_found(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "tests/fuzz/long_run.py", name, "300", "1", "--corpus", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("name", "guided"), [*((name, True) for name in TARGETS), ("nbl", False)], ids=lambda one: str(one)
+)
+def test_the_long_run_ends_well_when_nothing_is_found(name: str, guided: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "tests/fuzz/long_run.py", name, "300", "1"]
     paths = ":".join(str(ROOT / path) for path in ("", "tests", "tests/fuzz"))
     done = subprocess.run(
-        command,
+        [*command, *(["--corpus", str(tmp_path)] if guided else [])],
         cwd=ROOT,
         env={"PYTHONPATH": paths, "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
