@@ -296,3 +296,18 @@ def test_triple_des_with_equal_neighbouring_keys_works_as_in_the_kernel_and_is_c
 def test_reserved_spi_works_as_in_the_kernel_and_is_reported() -> None:
     assert "reserved" in replace(GCM, spi=255).checked().weak[0]
     assert replace(GCM, spi=256).checked().weak == ()
+
+
+def test_sa_of_either_mode_needs_no_near_end() -> None:
+    anywhere = replace(GCM, mode=None, source=bytes(len(GCM.destination)))
+    assert anywhere.checked().mode is None
+    with pytest.raises(RequestError):
+        replace(anywhere, mode=Mode.TUNNEL).checked()
+
+
+@pytest.mark.rule(14)
+def test_esp_without_integrity_does_not_authenticate() -> None:
+    assert GCM.authenticates
+    encrypting = replace(GCM, encryption=ENCRYPTION_BY_NAME["aes-cbc-128"])
+    assert not encrypting.authenticates
+    assert replace(encrypting, integrity=INTEGRITY_BY_NAME["hmac-sha1-96"]).authenticates
