@@ -616,12 +616,20 @@ def test_lsov1_is_for_ipv4() -> None:
     assert refused(Nic(), frame, request(version=1))
 
 
-def test_number_of_segments_is_bounded() -> None:
-    payload = bytes(5000)
-    frame, _, _, _ = large(payload)
-    assert refused(Nic(), frame, request(mss=1))
-    one, wire = Nic().transmit([frame], request(mss=2))
-    assert (one.status, len(wire)) == (NdisStatus.SUCCESS, 2500)
+@pytest.mark.parametrize(("size", "good"), [(4096, True), (4097, False)])
+def test_number_of_segments_is_bounded(size: int, good: bool) -> None:
+    frame, _, _, _ = large(bytes(size))
+    one, wire = Nic().transmit([frame], request(mss=1))
+    assert (one.status is NdisStatus.SUCCESS, len(wire)) == (good, size if good else 0)
+
+
+def test_trailer_information_of_an_ah_send_is_not_looked_at() -> None:
+    nic = Nic()
+    frame, info = ours(nic, (AH_SHA256,), V4)
+    _, wire = nic.transmit([frame], info._replace(next_header=0, pad_length=9))
+    assert info.large_send is not None
+    start = info.large_send.tcp_header_offset + 20
+    assert b"".join(packet[start:] for packet in wire) == PAYLOAD
 
 
 @FAMILIES
@@ -652,6 +660,7 @@ def test_large_send_of_other_protocols_or_no_ip_fails() -> None:
         frame[:14],
         frame[:20],
         frame[:33],
+        frame[:40],
         frame[:50],
         frame[:12] + b"\x08\x06" + frame[14:],
         frame[:23] + bytes((UDP,)) + frame[24:],

@@ -172,6 +172,8 @@ def test_udp_packet_without_an_sa_is_passed_up_as_it_came(form: Form) -> None:
 def test_udp_layer_belongs_to_an_sa_of_its_subtype_alone(form: Form, named: int) -> None:
     frame = by_scapy(form, V4, INNER_V4)
     nic = Nic()
+    # Another SA makes the NIC look into UDP in any case.
+    nic.add(replace(GCM, spi=0x9999), inbound=True, portion=None, udp_esp=UDP_ESP_TRANSPORT)
     if form.udp_inside:
         nic.add(GCM, inbound=True, portion=None)
         nic.add(INSIDE, INNER_V4, inbound=True, portion=None, udp_esp=named)

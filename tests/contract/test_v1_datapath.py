@@ -597,6 +597,21 @@ def test_v1_sas_name_no_subtype_and_open_all_forms_of_their_mode(tunnel_in_udp: 
     assert PAYLOAD in opened
 
 
+@pytest.mark.rule(175)
+def test_v1_form_that_is_switched_off_is_left_sealed() -> None:
+    inner = ip(INNER_V4, UDP, nat_traversal(wire(INSIDE, addresses=INNER_V4)[34:]))
+    frame = wire(DES3, inner, 4)
+    for subtypes, both in ((0xF, True), (0x7, False)):
+        nic = Nic()
+        nic.adapter._table.parser_entries.add(1, 4500)
+        add(nic, DES3, inbound=True, portion=Mode.TUNNEL)
+        add(nic, INSIDE, INNER_V4, inbound=True, udp_esp=UDP_ESP_TRANSPORT)
+        info, opened = configured(nic, udp_esp=subtypes).open(frame)
+        assert info is not None
+        assert info.verified
+        assert info.next_crypto_done is both is (PAYLOAD in opened)
+
+
 def test_v1_udp_esp_is_sealed_without_a_parser_entry() -> None:
     nic = Nic()
     one = framed(DES3, PAYLOAD)
