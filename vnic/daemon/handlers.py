@@ -21,6 +21,7 @@ from vnic.daemon import oid_calls, reports, values
 from vnic.daemon.adapters import Adapter, Adapters
 from vnic.daemon.events import Events, rfc3339
 from vnic.daemon.keyfile import wireshark_line
+from vnic.daemon.memory import Memory
 from vnic.daemon.nbls import Nbls
 from vnic.engine.contract import Engine, SaReport
 from vnic.errors import OidError, RequestError
@@ -70,6 +71,7 @@ class Handlers:
         self._events = events
         self._about = about
         self._nbls = Nbls(about.wall_clock)
+        self._memory = Memory(lambda: sum(adapter.engine.sa_count for adapter in adapters.all()))
         self._methods: dict[type[api.Call[Any]], Callable[[Any], Awaitable[Any]]] = {
             api.AddAdapter: self._add_adapter,
             api.SetAdapter: self._set_adapter,
@@ -104,6 +106,7 @@ class Handlers:
 
     def answer(self, request: api.Call[Reply]) -> Awaitable[Reply]:
         """Carry out a call; see `Service`."""
+        self._memory.look()
         return self._methods[type(request)](request)
 
     async def stream(self, request: api.Call[Reply]) -> AsyncIterator[Reply]:

@@ -30,6 +30,7 @@ from vnic.daemon.config import DEFAULT_PATH, Config, Control, load
 from vnic.daemon.events import Events
 from vnic.daemon.handlers import About, Handlers
 from vnic.daemon.host import Host, KernelHost
+from vnic.daemon.memory import ease_collector
 from vnic.engine.contract import Engine
 from vnic.engine.reference import ReferenceEngine
 from vnic.errors import ConfigError, ControlError
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     systemd.configure_logging(os.environ, sys.stderr.fileno())
     _hide_memory()
+    ease_collector()
     name, factory = _event_loop()
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(Daemon(options.config, config, loop_name=name).run())

@@ -488,7 +488,15 @@ class Sad(SaDoor):
             self._outbound.remove(state)
         if state.refusal is not None:
             self._refused.pop(state, None)
+        if not self.table:
+            self._shrink()
         self.generation += 1
+
+    def _shrink(self) -> None:
+        """Give back what empty dictionaries keep of the time when they were full."""
+        self.table.clear()
+        self.inbound.clear()
+        self._outbound = OutboundIndex()
 
     def _hold(self, handle: OffloadHandle, *states: SaState) -> None:
         """The NIC holds these SAs under this handle."""
@@ -510,6 +518,8 @@ class Sad(SaDoor):
         named = self._handles.get(handle)
         if named is state:
             del self._handles[handle]
+            if not self._handles:
+                self._handles.clear()
         elif isinstance(named, tuple) and state in named:
             self._handles[handle] = named[0] if named[1] is state else named[1]
 
