@@ -475,6 +475,20 @@ def test_udp_inside_a_udp_tunnel_fails_the_send() -> None:
         assert nic.seal(in_udp(around.frame, V4), info).status is NdisStatus.FAILURE
 
 
+@pytest.mark.parametrize(
+    ("subtype", "status"),
+    [(UDP_ESP_TUNNEL, NdisStatus.FAILURE), (TRANSPORT_OVER_UDP_ESP_TUNNEL, NdisStatus.SUCCESS)],
+)
+def test_esp_goes_into_a_udp_tunnel_of_the_subtype_that_has_it(subtype: int, status: NdisStatus) -> None:
+    nic = Nic()
+    inside = framed(INSIDE, PAYLOAD, UDP, INNER_V4)
+    around = framed(GCM, inside.frame[14:], 4)
+    tunnel = nic.add(GCM, portion=None, udp_esp=subtype)
+    info = inside.info(nic.add(INSIDE, INNER_V4))
+    info = info._replace(tunnel_handle=tunnel, esp_header_offset=20 + 8 + 16 + 20)
+    assert nic.seal(in_udp(around.frame, V4), info).status is status
+
+
 @pytest.mark.rule(164)
 def test_udp_without_a_handle_is_untouched() -> None:
     nic = Nic()

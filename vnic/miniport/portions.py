@@ -137,12 +137,10 @@ def whole_portion(frame: bytes | bytearray, headers: Headers, able: Abilities, p
     next_header, pad_length, text, end = headers.protocol, 0, headers.after, headers.header.end
     if bundle.esp is not None:
         end -= bundle.esp.icv_length + ESP_TRAILER_LENGTH
-        if end < text:
-            raise PacketError("no room for ESP trailer and ICV")
         pad_length, next_header = frame[end], frame[end + 1]
         end -= pad_length
     if end < text:
-        raise PacketError("more ESP padding than payload")
+        raise PacketError("no room for ESP trailer and ICV, or more padding than payload")
     portion = Portion(headers, next_header, pad_length, text, end)
     if not able.everything:
         mode = bundle.portion or implied_mode(bundle.udp_esp, in_udp=bool(headers.udp), place=place)
