@@ -152,6 +152,8 @@ PROTOCOLS: list[tuple[dict[str, bool], Any, Mode | None, tuple[bytes, bytes], bo
     ({"esp": False}, AH_SHA256, Mode.TRANSPORT, V4, True),
     ({"ah": False}, AH_SHA256, Mode.TRANSPORT, V4, False),
     ({"ah": False}, GCM, Mode.TRANSPORT, V4, True),
+    ({"ah": False}, GCM, None, V4, True),
+    ({"esp": False}, AH_SHA256, None, V4, True),
     ({"ah": False}, (GCM, AH_SHA256), Mode.TRANSPORT, V4, False),
     ({"ah_esp_combined": False}, (GCM, AH_SHA256), Mode.TRANSPORT, V4, False),
     ({"transport": False}, GCM, Mode.TRANSPORT, V4, False),

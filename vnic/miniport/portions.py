@@ -142,9 +142,9 @@ def whole_portion(frame: bytes | bytearray, headers: Headers, able: Abilities, p
     if end < text:
         raise PacketError("no room for ESP trailer and ICV, or more padding than payload")
     portion = Portion(headers, next_header, pad_length, text, end)
-    if not able.everything:
-        mode = bundle.portion or implied_mode(bundle.udp_esp, in_udp=bool(headers.udp), place=place)
-        if (mode or portion.mode) not in able.modes(bundle):
+    if bundle.portion is None and not able.everything:
+        mode = implied_mode(bundle.udp_esp, in_udp=bool(headers.udp), place=place) or portion.mode
+        if mode not in able.modes(bundle):
             raise PacketError("a mode that is switched off")
     return portion
 
