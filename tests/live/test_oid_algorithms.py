@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from card import FURTHER, FURTHER_NETWORK, HOST_LENGTH, LEFT, RIGHT, Pair, ip_batch
+from card import FURTHER, FURTHER_NETWORK, HOST_LENGTH, LEFT, OUTER_ADDRESSES, RIGHT, Pair, ip_batch
 from oid_door import (
     ADD_SA,
     ADD_SA_EX,
     CERTIFIED_PAIRS,
+    DES,
     EVERY_ALGORITHM,
+    NULL,
     SIX_PAIRS,
     SUCCESS,
+    TRIPLE_DES,
+    V1_ADD_SA,
+    V1_DELETE_SA,
     Bundle,
     Door,
     Protection,
@@ -25,7 +31,9 @@ from oid_door import (
 )
 from traffic import Datagrams, digest, ping, tcp
 
+from vnic.ipsec.association import Mode
 from vnic.ndis.structs import pack_add_sa, pack_add_sa_ex
+from vnic.ndis.v1_structs import pack_v1_add_sa, pack_v1_delete_sa
 
 pytestmark = pytest.mark.live
 
@@ -140,6 +148,40 @@ def test_every_pair_carries_streams_and_datagrams_unchanged_by_add_sa_ex(
 
 def sizes() -> Iterable[int]:
     return (1, 2, 3, 15, 16, 17, 64, 512, 1300)
+
+
+@pytest.mark.rule(14, 124, 128, 130, 131, 132, 133, 134)
+@pytest.mark.parametrize("mode", ["transport", "tunnel"])
+@pytest.mark.parametrize("protection", SIX_PAIRS, ids=lambda one: one.name)
+def test_every_pair_carries_pings_by_the_v1_oids(clean_pair: Pair, protection: Protection, mode: str) -> None:
+    pair = clean_pair
+    if protection.encryption not in (NULL, DES, TRIPLE_DES):
+        protection = replace(protection, encryption=TRIPLE_DES)
+    lines: list[str] = []
+    given = []
+    with Door(pair.daemon.socket) as door:
+        for sender, receiver in (pair.hosts, pair.hosts[::-1]):
+            ends = sender.addresses[4], receiver.addresses[4]
+            outer = OUTER_ADDRESSES[sender.adapter][4], OUTER_ADDRESSES[receiver.adapter][4]
+            bundle = Bundle.made(protection, *(outer if mode == "tunnel" else ends))
+            for adapter, inbound in ((receiver.adapter, True), (sender.adapter, False)):
+                wanted = replace(bundle.request(inbound=inbound), portion=Mode(mode))
+                reply = door.oid(adapter, V1_ADD_SA, pack_v1_add_sa(wanted))
+                assert reply["status"] == SUCCESS, reply["message"]
+                given.append((adapter, handles(reply, [0], 0xA8)[0]))
+                lines.append(policy(adapter, "in" if inbound else "out", *ends, bundle, mode))
+        pair.daemon.batch(*lines)
+        before, offloaded = pair.drops(), workers(door)
+        assert ping(pair.left, pair.right.addresses[4], count=3, size=1000) == 3
+        now = workers(door)
+        assert pair.drops() == before
+        assert [now[adapter, "offloaded"] - offloaded[adapter, "offloaded"] for adapter in (LEFT, RIGHT)] == [
+            6,
+            6,
+        ]
+        for adapter, handle in given:
+            assert door.oid(adapter, V1_DELETE_SA, pack_v1_delete_sa(handle))["status"] == SUCCESS
+    assert pair.daemon.sas() == {}
 
 
 CRYPTO_DONE, HEADER_INFO_SET = 0x2, 0x10000

@@ -11,6 +11,7 @@ from vnic.ipsec.algorithms import ENCRYPTION_BY_IDENTIFIER, INTEGRITY_BY_IDENTIF
 from vnic.ipsec.association import (
     Direction,
     IpsecProtocol,
+    Mode,
     SecurityAssociation,
     weaknesses,
 )
@@ -90,7 +91,7 @@ def _association(request: AddSa, element: SaElement, selector: Selector | None) 
         request.destination,
         PROTOCOLS[element.operation],
         element.spi,
-        request.portion,
+        _mode(request, element),
         encryption,
         encryption_key,
         integrity,
@@ -101,6 +102,12 @@ def _association(request: AddSa, element: SaElement, selector: Selector | None) 
         sequence_number=element.sequence_number_high_order << 32 if element.esn else 0,
         weak=weaknesses(encryption, encryption_key, integrity, element.spi),
     )
+
+
+def _mode(request: AddSa, element: SaElement) -> Mode | None:
+    """Mode of one element: AH around ESP stands behind the header that ESP already has."""
+    around = element.operation is Operation.AH and len(request.elements) > 1
+    return Mode.TRANSPORT if around and request.portion is not None else request.portion
 
 
 def _selector(chosen: TrafficFilter) -> Selector | None:
