@@ -181,14 +181,13 @@ class Outbound:
         """Whether the NIC, as it is configured now, works on all these SAs in one packet."""
         able = self._sad.nic.capabilities
         transport, tunnel = (esp is not None or ah is not None for esp, ah in portions)
-        if (
-            (transport and not able.transport)
-            or (tunnel and not able.tunnel)
-            or (transport and tunnel and not able.transport_tunnel_combined)
-        ):
+        if transport and tunnel and not able.transport_tunnel_combined:
+            return False
+        # With V2 off, what the NIC still works on came by V1 OIDs, which name the mode.
+        if able.encapsulation and ((transport and not able.transport) or (tunnel and not able.tunnel)):
             return False
         for esp, ah in portions:
-            if esp is not None and ah is not None and not able.ah_esp_combined:
+            if esp is not None and ah is not None and esp.partner is not ah and not able.ah_esp_combined:
                 return False
             for state in (esp, ah):
                 if state is not None and not self._sad.offers(state):

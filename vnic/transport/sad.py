@@ -324,7 +324,8 @@ class Sad(SaDoor):
 
     def follow_deletion_request(self, state: SaState) -> list[SaState]:
         """Delete the bundle of an inbound SA from the NIC, as it asks (SaDeleteReq), and the paired outbound
-        one: same protocol and reqid, addresses reversed (R118). They go on in software.
+        one: same protocol and reqid, addresses reversed (R118). They go on in software until they are
+        replaced, or the NIC starts anew.
 
         Returns:
             The SAs that the NIC no longer holds; none when there is no software IPsec, and nothing changed.
@@ -338,9 +339,6 @@ class Sad(SaDoor):
             with suppress(OidError):
                 self._withdraw(one)
                 gone += one.bundle()
-        for one in gone:
-            one.withdrawn = True
-        self.generation += 1
         return gone
 
     def _pair_of(self, state: SaState) -> SaState | None:
@@ -374,7 +372,6 @@ class Sad(SaDoor):
         for state in self.table.values():
             state.handle = NO_HANDLE
             state.past_handles = ()
-            state.withdrawn = False
         for state in list(self.table.values()):
             if state in done:
                 continue

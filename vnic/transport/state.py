@@ -26,7 +26,6 @@ class SaState:
         partner: the other SA of its bundle (AH for ESP, ESP for AH), or None.
         software_handle, software_partner: the same in software IPsec.
         refusal: status and reason when the NIC refused it, else None.
-        withdrawn: the NIC had it deleted (SaDeleteReq); it is not offloaded again.
         nic_mark, software_mark: numbers at which each knew the upper half of an extended number.
         half_known: of its extended numbers only the upper half was told, and no packet has come yet.
         sequence: outbound numbers; None on an inbound SA.
@@ -53,7 +52,6 @@ class SaState:
         "software_partner",
         "use_time",
         "window",
-        "withdrawn",
     )
 
     def __init__(self, sa: SecurityAssociation, now: float) -> None:
@@ -65,7 +63,6 @@ class SaState:
         self.software_handle = NO_HANDLE
         self.software_partner: SaState | None = None
         self.refusal: tuple[NdisStatus, str] | None = None
-        self.withdrawn = False
         self.half_known = False
         self.nic_mark = self.software_mark = sa.sequence_number
         self.sequence: OutboundSequence | None = None

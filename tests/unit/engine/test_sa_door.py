@@ -34,6 +34,7 @@ from vnic.ipsec.association import Direction, KeyMaterial, Mode, SaId
 from vnic.ipsec.policy import Template
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS
 from vnic.ndis.capabilities import OffloadCapabilities
+from vnic.ndis.keywords import IpsecKeyword, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
 from vnic.ndis.oid import AddSa, AlgorithmInfo, DeleteSa, Operation, SaElement, UpdateSa
 from vnic.ndis.oids import Oid, OidRequest, OidResult, RequestType
@@ -374,8 +375,9 @@ def test_handle_of_a_bundle_deletes_both_also_after_a_policy_has_parted_them() -
 
 @pytest.mark.rule(124, 128)
 @pytest.mark.parametrize("mode", [TRANSPORT, TUNNEL])
+@pytest.mark.parametrize("keywords", [Keywords(), Keywords(v2=IpsecKeyword.DISABLED)], ids=["", "V1 alone"])
 @pytest.mark.parametrize("load_balanced", [False, True])
-def test_sas_of_v1_requests_carry_traffic(mode: Mode, load_balanced: bool) -> None:
+def test_sas_of_v1_requests_carry_traffic(mode: Mode, keywords: Keywords, load_balanced: bool) -> None:
     element = SaElement(
         Operation.ESP,
         0x1000,
@@ -384,7 +386,7 @@ def test_sas_of_v1_requests_carry_traffic(mode: Mode, load_balanced: bool) -> No
     )
     templates = (U_ESP,) if mode is TUNNEL else (T_ESP,)
     ends = {} if mode is TUNNEL else TRANSPORT_ENDS
-    cards = engine(1), engine(2)
+    cards = engine(1, keywords=keywords), engine(2, keywords=keywords)
     for card, direction in zip(cards, (OUT, IN), strict=True):
         card.add_policy(policy(direction, ANY, *templates))
         made = request(element, inbound=direction is Direction.INBOUND, portion=mode, **ends)  # type: ignore[arg-type]
