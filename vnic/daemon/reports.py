@@ -32,7 +32,7 @@ from vnic.control.interface import (
 from vnic.daemon.adapters import Adapter, Adapters
 from vnic.daemon.hardware import feature_name, keywords_message
 from vnic.daemon.values import sa_state
-from vnic.engine.contract import Card, CardCounters, Offload, SaReport
+from vnic.engine.contract import CardCounters, SaReport
 from vnic.errors import VnicError
 from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES, Encryption, Integrity
 from vnic.ipsec.drops import DropReason
@@ -206,13 +206,8 @@ def capabilities(adapter: Adapter) -> AdapterCapabilities:
             )
             for one in card.features()
         ],
-        sas_offloaded=_sas_offloaded(card),
+        sas_offloaded=card.offloaded_count,
     )
-
-
-def _sas_offloaded(card: Card) -> int:
-    """Count the bundles the NIC holds."""
-    return len({report.offload_handle for report in card.sas() if report.offload is Offload.NIC})
 
 
 def _algorithm(row: Encryption | Integrity, supported: bool) -> AlgorithmCapability:

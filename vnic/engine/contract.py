@@ -191,6 +191,11 @@ class Card(Protocol):
         """All SAs, oldest first."""
         ...
 
+    @property
+    def offloaded_count(self) -> int:
+        """How many SA bundles the NIC holds."""
+        ...
+
     def sa_ids(self) -> list[SaId]:
         """The names of all SAs, oldest first, without looking at each."""
         ...

@@ -248,6 +248,10 @@ class ExternalEngine:
             for sa in held.associations()
         ]
 
+    @property
+    def offloaded_count(self) -> int:
+        return len(self._miniport)
+
     def sa_ids(self) -> list[SaId]:
         return [sa for held in self._books.held.values() for sa in _names(held.request)]
 

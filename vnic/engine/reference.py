@@ -271,6 +271,10 @@ class ReferenceEngine:
     def sas(self) -> list[SaReport]:
         return [self._report(state) for state in self._sad]
 
+    @property
+    def offloaded_count(self) -> int:
+        return len(self._miniport)
+
     def sa_ids(self) -> list[SaId]:
         return list(self._sad.table)
 
