@@ -35,6 +35,8 @@ from nic_frames import (
 
 from vnic.ipsec.association import Mode
 from vnic.miniport.adapter import MiniportAdapter
+from vnic.miniport.receive import Receiver
+from vnic.miniport.send import Sender
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
 from vnic.ndis.oid import OidVersion, Operation, TrafficFilter
 from vnic.ndis.status import NdisStatus
@@ -359,3 +361,24 @@ def test_short_way_of_send_makes_what_the_long_way_makes(
         buffer = nic.seal(bytes(mutated), info)
         made.append((buffer.status, bytes(buffer.frame) if buffer.status is NdisStatus.SUCCESS else b""))
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("addresses", [V4, V6], ids=["v4", "v6"])
+def test_short_ways_are_taken_by_the_packets_they_are_for(
+    addresses: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the comparisons above would compare the long ways with themselves.
+    def long_way(*_: object) -> None:
+        raise AssertionError("the long way")
+
+    monkeypatch.setattr(Sender, "_seal_any", long_way)
+    monkeypatch.setattr(Receiver, "_walk", long_way)
+    inner = ip(INNER_V4, 6, bytes(40))
+    for sa in (GCM, CBC_SHA1):
+        nic, peer = Nic(), Nic()
+        nic.add(sa, addresses, inbound=True, portion=Mode.TUNNEL)
+        frame = sealed_by(peer, sa, addresses, framed(sa, inner, 4, addresses))
+        info, opened = nic.open(frame)
+        assert info is not None
+        assert info.verified
+        assert inner in opened

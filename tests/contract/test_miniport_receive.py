@@ -33,6 +33,7 @@ from nic_frames import (
 )
 
 from vnic.ipsec.association import Mode
+from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
 from vnic.ndis.status import CryptoStatus
 
@@ -366,17 +367,26 @@ def test_esp_inside_esp_under_one_header_is_opened() -> None:
     assert PAYLOAD in opened
 
 
-def test_extension_headers_between_ah_and_esp_are_passed_over() -> None:
+@pytest.mark.parametrize("words", [1, 2, 3])
+def test_extension_headers_between_ah_and_esp_are_passed_over(words: int) -> None:
     peer = Nic()
     out = peer.add(GCM, V6)
     cipher = sealed(peer, GCM, framed(GCM, PAYLOAD, addresses=V6), out)[54:]
-    options = bytes((ESP, 0, 1, 4, 0, 0, 0, 0))
+    options = bytes((ESP, words - 1, 1, 8 * words - 4)) + bytes(8 * words - 4)
     frame = framed(AH_SHA256, options + cipher, 60, V6)
     authenticated = sealed(peer, AH_SHA256, frame, peer.add(AH_SHA256, V6))
     nic = receiver(GCM, AH_SHA256, addresses=V6)
     info, opened = nic.open(authenticated)
     assert good(info).header_info_set
     assert PAYLOAD in opened
+
+
+def test_mode_of_ah_around_esp_shows_inside_the_esp() -> None:
+    # With transport mode off, AH with ESP behind it may still be of a tunnel.
+    nic = receiver(GCM, AH_SHA256, portion=None)
+    nic.adapter._receiver.configure(TaskOffload(OffloadCapabilities(transport=False)))
+    good(nic.open(wire(BUNDLE, ip(INNER_V4, UDP, PAYLOAD), 4))[0])
+    untouched(nic, wire(BUNDLE))
 
 
 # Wrong ICVs
