@@ -36,6 +36,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.ipsec import ESP as SCAPY_ESP
 from scapy.layers.ipsec import SecurityAssociation
 
+from vnic.ipsec.association import Mode
 from vnic.ndis.capabilities import (
     ALL_UDP_ESP,
     TRANSPORT_OVER_UDP_ESP_TUNNEL,
@@ -238,6 +239,19 @@ def test_udp_inside_a_udp_tunnel_is_not_processed(transport: int) -> None:
     assert info is not None
     assert (info.verified, info.next_crypto_done, info.next_header) == (True, False, 4)
     assert bytes(inside) in opened
+
+
+@pytest.mark.parametrize("options", [b"", b"\x94\x04\x00\x00", b"\x01" * 8])
+def test_udp_inside_a_tunnel_is_found_behind_ipv4_options(options: bytes) -> None:
+    nic, peer = Nic(), Nic()
+    datagram = nat_traversal(sealed(peer, INSIDE, framed(INSIDE, PAYLOAD), peer.add(INSIDE))[34:])
+    inner = ipv4(*INNER_V4, UDP, datagram, options=options)
+    nic.add(GCM, inbound=True, portion=Mode.TUNNEL)
+    nic.add(INSIDE, INNER_V4, inbound=True, portion=None, udp_esp=UDP_ESP_TRANSPORT_OVER_TUNNEL)
+    info, opened = nic.open(sealed(peer, GCM, framed(GCM, inner, 4), peer.add(GCM)))
+    assert info is not None
+    assert (info.verified, info.next_crypto_done) == (True, True)
+    assert PAYLOAD in opened
 
 
 # What is in UDP and is no ESP

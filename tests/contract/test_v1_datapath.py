@@ -507,6 +507,10 @@ def test_filter_does_not_judge_what_it_cannot_see() -> None:
     other_family = traffic(source=INNER_V4[0], source_mask=ALL_ONES)
     assert passes(traffic(protocol=6), wire(DES3, hidden, 4), portion=Mode.TUNNEL)
     assert passes(traffic(source_port=5000), wire(DES3, fragment, 4), portion=Mode.TUNNEL)
+    wrapped = ip(INNER_V4, UDP, nat_traversal(hidden[20:]))
+    assert passes(traffic(protocol=6), wire(DES3, wrapped, 4), portion=Mode.TUNNEL)
+    not_esp = ip(INNER_V4, UDP, udp(hidden[20:]))
+    assert not passes(traffic(protocol=6), wire(DES3, not_esp, 4), portion=Mode.TUNNEL)
     assert not passes(traffic(source_port=1), wire(DES3, b"icmp", 1))
     assert not passes(other_family, wire(DES3, b"\x60" + bytes(39), 41), portion=Mode.TUNNEL)
 
