@@ -844,8 +844,7 @@ class ReplaceSa(Call[SaReply]):
 class UpdateSa(Call[SaReply]):
     """Set the upper half of an extended sequence number (OID_TCP_TASK_IPSEC_OFFLOAD_V2_UPDATE_SA).
 
-    The SA is named by its handle or by dst, proto and spi. A null adapter is the only one, or the only one
-    that has the SA."""
+    The SA is named by its handle or by dst, proto and spi. A null adapter is the only one that has the SA."""
 
     sequence_number_high_order: int
     adapter: str | None = None

@@ -296,17 +296,18 @@ class Handlers:
                     value=str(request.handle),
                     allowed="handle, or dst, proto, spi",
                 )
-            adapter = self._adapters.require(request.adapter)
-            sa = adapter.engine.find_handle(OffloadHandle(request.handle))
-            if sa is None:
-                raise OidError(
-                    NdisStatus.INVALID_PARAMETER,
-                    "there is no SA with this handle",
-                    field="handle",
-                    value=str(request.handle)[:64],
-                    allowed="a handle that `vnic sa show` lists",
-                )
-            return adapter, _known(adapter, sa)
+            handle = OffloadHandle(request.handle)
+            for adapter in self._adapters.chosen(request.adapter):
+                sa = adapter.engine.find_handle(handle)
+                if sa is not None:
+                    return adapter, _known(adapter, sa)
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "there is no SA with this handle",
+                field="handle",
+                value=str(request.handle)[:64],
+                allowed="a handle that `vnic sa show` lists",
+            )
         if request.dst is None or request.proto is None or request.spi is None:
             missing = next(
                 word for word, given in zip(("dst", "proto", "spi"), named, strict=True) if given is None

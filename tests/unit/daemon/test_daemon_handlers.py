@@ -334,7 +334,7 @@ def test_sa_that_cannot_be_named_is_not_deleted() -> None:
             assert error.status is NdisStatus.INVALID_PARAMETER
             error = await desk.refused(api.DeleteSa(adapter="left", handle=999), "handle")
             assert isinstance(error, OidError)
-            await desk.refused(api.DeleteSa(handle=1), "adapter")
+            await desk.refused(api.DeleteSa(handle=1 << 60), "handle")
             await desk.refused(replace(named, handle=1), "handle")
             await desk.refused(api.DeleteSa(adapter="left", dst="10.9.0.2"), "proto")
             await desk.refused(replace(named, dst="x"), "dst")
