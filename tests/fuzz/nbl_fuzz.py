@@ -7,22 +7,54 @@ An input is one message. The NIC is driven as the socket drives it: `nbl.unpack`
 from __future__ import annotations
 
 import random
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
 
 from exploring import number, put
-from nic_frames import GCM, INNER_V4, UDP, V4, V6, Sa, ah, esp, framed, ip, seeded
+from nic_frames import (
+    GCM,
+    INNER_V4,
+    NO_HANDLE,
+    UDP,
+    V4,
+    V6,
+    Framed,
+    Sa,
+    ah,
+    checksum,
+    esp,
+    ethernet,
+    framed,
+    ip,
+    seeded,
+    tcp,
+    transmit,
+)
 
 from vnic.errors import PacketError
 from vnic.ipsec.association import Mode
 from vnic.miniport.adapter import MiniportAdapter
 from vnic.ndis import nbl, oob
-from vnic.ndis.netbuffer import LargeSend, NetBuffer, NetBufferList, OffloadHandle, TransmitInfo
+from vnic.ndis.capabilities import UDP_ESP_TRANSPORT
+from vnic.ndis.netbuffer import (
+    ChecksumRequest,
+    LargeSend,
+    NetBuffer,
+    NetBufferList,
+    OffloadHandle,
+    TransmitInfo,
+)
 from vnic.ndis.oid import AddSa
 from vnic.ndis.status import NdisStatus
+from vnic.packet.ethernet import ip_offset
 
 TUNNEL = esp("aes-cbc-128", "hmac-sha256-128", spi=0x3000)
 BUNDLE = (esp("3des-cbc", "hmac-md5-96", spi=0x1100), ah("hmac-sha1-96", spi=0x2200))
 SIX = esp("aes-gcm-256", spi=0x6000)
 NULL = esp("null", "hmac-sha1-96", spi=0x7000)
+IN_UDP = esp("aes-cbc-256", "hmac-sha256-128", spi=0x8000)
+CHECKSUM = ChecksumRequest(False, False, True, True, 34)
 FIRST = {"near": 1, "far": (1 << 32) + 1}
 
 SAS: tuple[tuple[Sa | tuple[Sa, ...], tuple[bytes, bytes], Mode], ...] = (
@@ -31,6 +63,7 @@ SAS: tuple[tuple[Sa | tuple[Sa, ...], tuple[bytes, bytes], Mode], ...] = (
     (BUNDLE, V4, Mode.TRANSPORT),
     (SIX, V6, Mode.TRANSPORT),
     (NULL, INNER_V4, Mode.TRANSPORT),
+    (IN_UDP, V4, Mode.TRANSPORT),
 )
 
 
@@ -39,11 +72,21 @@ def _request(sas: Sa | tuple[Sa, ...], addresses: tuple[bytes, bytes], mode: Mod
     if peer:
         # A peer for any address: what routers or a driver do to the addresses is not the question here.
         addresses = (bytes(len(addresses[0])), bytes(len(addresses[1])))
-    return AddSa(peer, *addresses, tuple(one.element() for one in members), portion=mode)
+    elements = tuple(one.element() for one in members)
+    return AddSa(peer, *addresses, elements, UDP_ESP_TRANSPORT if sas is IN_UDP else 0, portion=mode)
 
 
 def _udp(length: int) -> bytes:
     return bytes.fromhex("13881770") + (8 + length).to_bytes(2, "big") + b"\0\0" + bytes(range(length))
+
+
+def _in_udp(one: Framed, handle: OffloadHandle) -> tuple[bytes, TransmitInfo]:
+    """The same ESP packet behind a UDP header."""
+    packet = one.frame[one.esp :]
+    header = struct.pack(">HHHH", 4500, 4500, 8 + len(packet), 0)
+    info = one.info(handle)
+    offset = info.esp_header_offset + len(header)
+    return ethernet(ip(V4, UDP, header + packet)), info._replace(esp_header_offset=offset)
 
 
 class NblTarget:
@@ -62,26 +105,16 @@ class NblTarget:
         return [handle for handle, _ in self.near.bundles()]
 
     def seeds(self) -> list[bytes]:
-        frames = []
+        frames: list[tuple[bytes, TransmitInfo | None]] = []
         for (sas, addresses, _), handle in zip(SAS, self.handles, strict=True):
             for length in (0, 30, 200):
                 one = framed(sas, _udp(length), UDP, addresses)
-                pad = one.frame[-1] if sas is GCM else 0
-                frames.append((one.frame, one.info(handle)._replace(pad_length=pad)))
-        inside = framed(NULL, _udp(50), UDP, INNER_V4)
-        around = framed(TUNNEL, inside.frame[14:], 4, V4)
-        frames.append(
-            (
-                around.frame,
-                TransmitInfo(self.handles[4], self.handles[1], UDP, 0, 0, around.text + 20 - around.ip),
-            )
-        )
-        tcp = bytes.fromhex("0050c350 00000001 00000002 5018 ffff 0000 0000".replace(" ", ""))
-        large = framed(GCM, tcp + bytes(4000), 6, V4)
-        cut = len(large.frame) - GCM.icv_length - 2 - (-(len(tcp) + 4000 + 2) % 4)
-        lso = LargeSend(1000, large.text - 0, 2, False)
-        info = large.info(self.handles[0])._replace(large_send=lso, next_header=6)
-        frames.append((large.frame[:cut], info))
+                if sas is IN_UDP:
+                    frames.append(_in_udp(one, handle))
+                else:
+                    frames.append((one.frame, one.info(handle)))
+        frames += [self._nested(), *self._large(), (ethernet(ip(V4, UDP, _udp(9))), None)]
+        frames.append((ethernet(ip(V4, UDP, _udp(9))), self._clear(checksum=CHECKSUM)))
         messages = [
             nbl.NblMessage(
                 nbl.MessageType.SEND,
@@ -91,19 +124,40 @@ class NblTarget:
             )
             for identifier, (frame, info) in enumerate(frames, 1)
         ]
+        nested = messages[3 * len(SAS)]
         messages += [
-            nbl.NblMessage(
-                nbl.MessageType.SEND,
-                request_id=99,
-                slots=messages[0].slots,
-                frames=[bytearray(frames[0][0]) for _ in range(3)],
-            ),
-            nbl.NblMessage(nbl.MessageType.SEND, request_id=5, frames=[bytearray(14) + ip(V4, UDP, _udp(9))]),
+            replace(messages[0], request_id=99, frames=[bytearray(frames[0][0]) for _ in range(3)]),
+            replace(nested, slots=nested.slots._replace(tunnel=0), next_offload_handle=nested.slots.tunnel),
             nbl.NblMessage(nbl.MessageType.SEND_COMPLETE, status=0xC0000001, request_id=7),
             nbl.NblMessage(nbl.MessageType.RECEIVE, frames=[bytearray(60)]),
             nbl.NblMessage(nbl.MessageType.STATUS_INDICATION, status=0x40020006),
         ]
         return [nbl.pack(message) for message in messages]
+
+    def _nested(self) -> tuple[bytes, TransmitInfo]:
+        """ESP in transport mode inside an ESP tunnel."""
+        inside = framed(NULL, _udp(50), UDP, INNER_V4)
+        around = framed(TUNNEL, inside.frame[14:], 4, V4)
+        info = inside.info(self.handles[4])
+        offset = around.text - around.ip + inside.esp - inside.ip
+        return around.frame, info._replace(tunnel_handle=self.handles[1], esp_header_offset=offset)
+
+    def _large(self) -> Iterator[tuple[bytes, TransmitInfo]]:
+        """A large packet under ESP, without a trailer, and one in clear."""
+        lso = LargeSend(1000, 0, 2, False)
+        segment = tcp(bytes(3500), checksum=0xFFFF - checksum(V4[0] + V4[1] + b"\0\6"))
+        esp_header = GCM.spi.to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes(GCM.iv_length)
+        for protocol, packet, info in (
+            (50, esp_header + segment, transmit(self.handles[0], esp_offset=20, next_header=6)),
+            (6, segment, self._clear()),
+        ):
+            frame = bytearray(ethernet(ip(V4, protocol, packet)))
+            # LSOv2: total length and checksum are the NIC's to fill in.
+            frame[16:18] = frame[24:26] = bytes(2)
+            yield bytes(frame), info._replace(large_send=lso)
+
+    def _clear(self, **members: object) -> TransmitInfo:
+        return TransmitInfo(NO_HANDLE, NO_HANDLE, 0, 0, 0, 0)._replace(**members)
 
     def change(self, data: bytearray, rng: random.Random) -> None:
         """Change a member of the header, a handle, or a descriptor."""
@@ -139,8 +193,11 @@ class NblTarget:
         return self._send(message)
 
     def _send(self, message: nbl.NblMessage) -> str:
+        slots = message.slots
+        if message.next_offload_handle and not slots.tunnel:
+            slots = slots._replace(tunnel=message.next_offload_handle)
         try:
-            info = oob.unpack_transmit(message.slots)
+            info = oob.unpack_transmit(slots)
         except PacketError:
             return "bad slots"
         one = NetBufferList(message.request_id, list(message.frames), info)
@@ -151,14 +208,20 @@ class NblTarget:
         if one.status is not NdisStatus.SUCCESS:
             assert not wire
             return f"sent {one.status.name}"
-        if info is None or not (info.offload_handle or info.large_send or info.checksum):
+        if info is None or not (
+            info.offload_handle or info.tunnel_handle or info.large_send or info.checksum
+        ):
             assert [bytes(buffer.frame) for buffer in wire] == untouched
             return "sent untouched"
         assert wire
-        if not info.offload_handle:
+        if not info.offload_handle and not info.tunnel_handle:
             return "sent in clear"
         for buffer in wire:
             received = NetBuffer(bytearray(buffer.frame))
+            if info.offload_handle == self.handles[-1]:
+                # The port a driver sends to is its own business, and nothing protects it.
+                start = ip_offset(received.frame) + info.esp_header_offset - 8
+                received.frame[start + 2 : start + 4] = (4500).to_bytes(2, "big")
             self.far.receive([received])
             verdict = received.receive
             assert verdict is not None, f"left without protection: {bytes(buffer.frame).hex()}"

@@ -28,6 +28,7 @@ def test_changed_nbl_messages_are_completed_and_send_nothing_that_no_peer_can_ve
     ends = explore(NblTarget(), 6000, seed=7)
     assert ends["sent sealed"] > 100
     assert ends["sent FAILURE"] > 100
+    assert ends["sent large"] > 10
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -35,6 +36,13 @@ def test_every_seed_is_an_input_that_means_something(name: str) -> None:
     target: Target = made(name)
     ends = {target.one(seed) for seed in target.seeds()}
     assert len(ends) > 5
+
+
+def test_every_seed_of_a_send_is_sent() -> None:
+    target = NblTarget()
+    ends = [target.one(seed) for seed in target.seeds()]
+    assert [end for end in ends if end.startswith("sent ")].count("sent FAILURE") == 0
+    assert {"sent sealed", "sent large", "sent in clear", "sent untouched"} <= set(ends)
 
 
 def test_a_finding_shows_its_input() -> None:
