@@ -37,6 +37,7 @@ def test_query_lists_the_ipsec_task_with_what_v1_can_do() -> None:
     assert struct.unpack_from("<6I", answer, 48) == (1, 1, 1, 0, AH_ALL, ESP_ALL)
 
 
+@pytest.mark.rule(14)
 @pytest.mark.parametrize(
     ("member", "offset", "bit"),
     [
@@ -57,6 +58,9 @@ def test_query_leaves_out_what_the_hardware_lacks(member: str, offset: int, bit:
     answer = query(Nic.with_hardware(ipsec_v1=v1).adapter, TASK_OFFLOAD).information_buffer
     expected = bytearray(query(Nic().adapter, TASK_OFFLOAD).information_buffer)
     struct.pack_into("<I", expected, offset, struct.unpack_from("<I", expected, offset)[0] & ~(1 << bit))
+    if member in ("ah_md5", "ah_sha1"):
+        # Without all six pairs there is no AH with ESP (R14).
+        struct.pack_into("<I", expected, 48, 0)
     assert answer == bytes(expected)
 
 

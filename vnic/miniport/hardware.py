@@ -119,7 +119,8 @@ def _consistent_v1(v1: OffloadCapabilitiesV1) -> OffloadCapabilitiesV1:
     both = v1.transport_tunnel_combined and transport and tunnel
     return replace(
         v1,
-        ah_esp_combined=v1.ah_esp_combined and ah and esp,
+        # Together they come in all six pairs of integrity algorithms (R14).
+        ah_esp_combined=v1.ah_esp_combined and ah and esp and v1.ah_md5 and v1.ah_sha1,
         transport_tunnel_combined=both,
         udp_esp=_udp_esp(v1.udp_esp, v1.esp_transport, v1.esp_tunnel, both) if parses else 0,
     )

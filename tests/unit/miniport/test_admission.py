@@ -18,6 +18,7 @@ from nic_frames import (
     ah,
     esp,
     key,
+    seeded,
     suite_id,
 )
 
@@ -30,6 +31,7 @@ from vnic.ipsec.algorithms import (
     NULL,
 )
 from vnic.ipsec.association import KeyMaterial, Mode
+from vnic.miniport.adapter import MiniportAdapter
 from vnic.miniport.sa_table import InboundBundle
 from vnic.ndis.capabilities import (
     NO_TASK_OFFLOAD,
@@ -438,6 +440,17 @@ def test_the_six_pairs_of_ah_and_esp_integrity_are_taken(
 ) -> None:
     request = v1((esp("3des-cbc", inner), ah(outer)))
     assert Nic().adapter.add_sa(replace(request, inbound=inbound, version=version))
+
+
+@pytest.mark.rule(14)
+@pytest.mark.parametrize("lacking", ["ah_md5", "ah_sha1"])
+def test_nic_without_all_six_pairs_reports_no_ah_with_esp(lacking: str) -> None:
+    v1_able = OffloadCapabilitiesV1(**{lacking: False})  # type: ignore[arg-type]
+    nic = Nic(MiniportAdapter(seeded().randbytes, TaskOffload(ipsec_v1=v1_able)))
+    assert not nic.adapter.hardware.ipsec_v1.ah_esp_combined
+    other = "hmac-sha1-96" if lacking == "ah_md5" else "hmac-md5-96"
+    assert nic.adapter.add_sa(v1(ah(other)))
+    assert refusal(v1((esp("3des-cbc", other), ah(other))), nic).field == "elements"
 
 
 @pytest.mark.rule(124)
