@@ -144,7 +144,7 @@ class Inbound:
             self._follow_deletion_requests()
         if self._sad.software is not None:
             self._sad.software.update_nic()
-            self._sad.follow_configuration()
+            self._sad.offer_again()
         return ready
 
     def _follow_deletion_requests(self) -> None:

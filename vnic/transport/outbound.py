@@ -69,7 +69,7 @@ class Outbound:
         """Frame a burst of the host's; gives what goes to the NIC and the wire, in order."""
         if self._sad.software is not None:
             self._sad.software.update_nic()
-            self._sad.follow_configuration()
+            self._sad.offer_again()
         self._forget_stale_verdicts()
         ready: list[NetBuffer] = []
         for buffer in burst:

@@ -63,7 +63,7 @@ class Sad(SaDoor):
         self.inbound: dict[tuple[bytes, int, int], SaState] = {}
         self._outbound = OutboundIndex()
         self._refused: dict[SaState, None] = {}
-        self._retries: list[SaState] = []
+        self._chances = 0
         self._configuration = nic.configuration_generation
         self.generation = 0
         self.now = 0.0
@@ -354,15 +354,22 @@ class Sad(SaDoor):
                 return one
         return None
 
-    def follow_configuration(self) -> None:
-        """Offer the NIC again what it refused, when its configuration has changed since; a few at a time."""
+    def offer_again(self) -> None:
+        """Offer the NIC again what it refused, a few at a time: all of it when its configuration has changed,
+        and for each bundle that left it the SA that waits longest. Between bursts."""
         if self._configuration != self.nic.configuration_generation:
             self._configuration = self.nic.configuration_generation
-            self._retries = list(reversed(self._refused)) if self._offloading else []
-        for _ in range(min(len(self._retries), _RETRIES)):
-            state = self._retries.pop()
-            if state in self._refused and not state.handle:
-                self._take_back(state, lenient=True)
+            self._chances = len(self._refused)
+        if not self._chances:
+            return
+        for _ in range(min(self._chances, _RETRIES)):
+            self._chances -= 1
+            state = next(iter(self._refused), None)
+            if state is None or not self._offloading:
+                self._chances = 0
+                return
+            del self._refused[state]
+            self._take_back(state, lenient=True)
 
     def reoffload(self) -> None:
         """Offload every SA anew: the NIC has started again and holds none. What it refuses now goes on in
@@ -563,7 +570,7 @@ class Sad(SaDoor):
         except OidError as error:
             for state in states:
                 state.refusal = (error.status, str(error))
-                if state.partner is None and state.sa.id in self.table:
+                if state.partner is None:
                     self._refused[state] = None
             if lenient:
                 return
@@ -574,6 +581,7 @@ class Sad(SaDoor):
         """Take an SA, and its partner, out of the NIC and of software IPsec."""
         if state.handle:
             self.nic.delete_sa(DeleteSa(state.handle))
+            self._chances += 1
             for one in state.bundle():
                 self._retire_handle(one)
         if self.software is not None and self.software.take_out(state):

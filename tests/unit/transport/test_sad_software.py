@@ -116,12 +116,15 @@ def test_sa_that_a_broken_nic_does_not_take_back_goes_on_in_software() -> None:
     one = card()
     one.spd.add(policy(OUT, ANY, template(ESP, TRANSPORT)))
     one.sad.add(ESP_SA, 0.0)
-    one.nic.refusals = [NdisStatus.FAILURE, NdisStatus.FAILURE]
+    one.nic.refusals = [NdisStatus.FAILURE] * 3
     with pytest.raises(OidError):
         one.sad.add(association(OUT, TRANSPORT, *V4.values(), seed=1), 0.0, replace_existing=True)
     assert one.nic.bundles == {}
     assert passes(one)
     assert held(one) == ([], [(0x1000,)])
+    one.nic.configuration_generation += 1
+    assert passes(one)
+    assert one.nic.spis() == [(0x1000,)]
 
 
 def test_bundle_the_nic_refuses_is_made_in_software_and_both_stay_with_the_nic() -> None:
@@ -198,6 +201,7 @@ def test_nic_is_offered_what_it_refused_a_few_at_a_time() -> None:
     assert one.nic.bundles == {}
     one.framed(UDP4)
     assert one.nic.bundles == {}
+    assert len(one.sad._refused) == 199
     one.nic.configuration_generation += 1
     one.framed(UDP4)
     assert len(one.nic.bundles) == 64
@@ -205,3 +209,20 @@ def test_nic_is_offered_what_it_refused_a_few_at_a_time() -> None:
         one.framed(UDP4)
     assert len(one.nic.bundles) == 199
     assert all(state.handle and state.refusal is None for state in one.sad)
+
+
+def test_room_in_the_nic_goes_to_the_sa_that_waits_longest() -> None:
+    one = Card(capacity=2, software=True)
+    sas = [association(spi=0x1000 + index, seed=index) for index in range(4)]
+    for sa in sas:
+        one.sad.add(sa, 0.0)
+    assert held(one) == ([(0x1000,), (0x1001,)], [(0x1002,), (0x1003,)])
+    one.sad.delete(sas[0].id)
+    one.framed(UDP4)
+    assert one.nic.spis() == [(0x1001,), (0x1002,)]
+    one.sad.delete(sas[3].id)
+    one.sad.delete(sas[1].id)
+    for _ in range(3):
+        one.framed(UDP4)
+    assert held(one) == ([(0x1002,)], [(0x1002,)])
+    assert one.sad._refused == {}
