@@ -344,6 +344,17 @@ def test_wrong_icv_in_udp_is_told_of_the_portion_that_the_subtype_names(
     assert after == frame
 
 
+@pytest.mark.rule(180)
+@pytest.mark.parametrize("form", ["transport over udp tunnel", "udp transport over tunnel"])
+def test_wrong_icv_of_the_portion_outside_is_told_of_the_tunnel(form: str) -> None:
+    one = FORMS[form]
+    nic = Nic()
+    nic.add(replace(GCM, label="else"), inbound=True, portion=None, udp_esp=one.subtype)
+    nic.add(INSIDE, INNER_V4, inbound=True, portion=None, udp_esp=one.subtype)
+    frame = by_scapy(one, V4, INNER_V4)
+    assert nic.open(frame) == (ReceiveInfo(True, False, CryptoStatus.TUNNEL_ESP_AUTH_FAILED), frame)
+
+
 @pytest.mark.rule(175)
 @EVERY_FORM
 def test_subtype_that_is_switched_off_is_passed_up(form: Form) -> None:
