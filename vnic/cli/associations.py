@@ -448,7 +448,8 @@ def get(session: Session, found: Found) -> None:
 
 def count(session: Session, found: Found) -> None:
     """Count the SAs."""
-    number = len(_listed(session, found, lambda state: True))
+    states = session.ask(ListAdapters(name=adapter_of(found))).adapters
+    number = sum(state.sa_count for state in states)
     session.answer({"count": number}, lambda: f"\t SAD count {number}\n")
 
 

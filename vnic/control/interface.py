@@ -10,18 +10,17 @@ This module does without postponed annotations: asyncvarlink reads the types as 
 Source: https://varlink.org/Interface-Definition; NDIS members by the names of the sheet.
 """
 
-import contextlib
 import dataclasses
 import inspect
 import logging
 import sys
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from asyncvarlink import AnnotatedResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
 from vnic.errors import RequestError, VnicError
 
@@ -1328,34 +1327,19 @@ def refused(error: VnicError) -> Refused:
     )
 
 
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except VnicError as error:
-        raise refused(error) from error
-
-
 def _method(request: type[Call[Any]]) -> Callable[..., Any]:
-    """Make the Varlink method of a call."""
+    """Declare the Varlink method of a call, for all who read the interface."""
     reply = request.reply_type()
     typed_dict: Any = typing.TypedDict
     returned = typed_dict(reply.__name__, {one.name: one.type for one in fields_of(reply)})
 
-    async def single(self: AdapterInterface, **parameters: Any) -> AnnotatedResult:
-        made = request(**parameters)
-        self.admit(made)
-        with _refusing():
-            return AnnotatedResult(parameters_of(await self.service.answer(made)))
+    async def declared(self: AdapterInterface, **parameters: Any) -> Any:
+        raise NotImplementedError("the server makes the call and asks the service itself")
 
-    async def stream(self: AdapterInterface, **parameters: Any) -> AsyncIterator[AnnotatedResult]:
-        made = request(**parameters)
-        self.admit(made)
-        with _refusing():
-            async for answer in self.service.stream(made):
-                yield AnnotatedResult(parameters_of(answer), continues=True)
+    async def streamed(self: AdapterInterface, **parameters: Any) -> Any:
+        yield await declared(self, **parameters)
 
-    method: Any = stream if request.streams else single
+    method: Any = streamed if request.streams else declared
     method.__name__ = method.__qualname__ = request.__name__
     method.__doc__ = request.__doc__
     method.__signature__ = inspect.Signature(

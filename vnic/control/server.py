@@ -176,6 +176,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._searched = 0
         self._ended = False
+        self._refused = False
         self._patience: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -221,7 +222,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self not in self.server.connections:
+        if self not in self.server.connections or self._refused:
             return
         self._buffer += data
         self._advance()
@@ -245,7 +246,7 @@ class _Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Begin with the next call if none is under way and there is one."""
-        if self.task is not None or self._transport.is_closing():
+        if self.task is not None or self._refused or self._transport.is_closing():
             return
         length = self._buffer.find(END, self._searched)
         limit = self.server.limits.message_length
@@ -289,7 +290,7 @@ class _Connection(asyncio.Protocol):
         """Say that a call is too long, and hang up when the caller had a moment to read it."""
         error = RequestError("the call is too long", field="message", allowed=f"at most {limit} bytes")
         self._transport.write(encode(refused(error).toreply().tojson()))
-        self.server.connections.discard(self)
+        self._refused = True
         self._transport.pause_reading()
         self._buffer.clear()
         self._loop.call_later(_LAST_WORDS_S, self._break_off, f"sent a call longer than {limit} bytes")
