@@ -9,7 +9,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from card import LEFT, RIGHT, Pair
+from card import LEFT, RIGHT, Daemon, Pair
 from oid_door import (
     ADD_SA,
     CBC_128,
@@ -31,7 +31,7 @@ from oid_door import (
     workers,
     written,
 )
-from traffic import Stream, ping
+from traffic import Stream, ping, wait_until
 
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import AddSa, Operation, UpdateSa
@@ -48,6 +48,8 @@ INVALID_PARAMETER = 0xC000000D
 NOT_SUPPORTED = 0xC00000BB
 REQUEST_ABORTED = 0xC001000C
 INVALID_DATA = 0xC0010015
+RESET_IN_PROGRESS = 0xC001000D
+NOT_ACCEPTED = 0x00010003
 
 ENCAPSULATION = "OID_OFFLOAD_ENCAPSULATION"
 ON, OFF = 1, 2
@@ -160,6 +162,33 @@ def test_traffic_goes_on_over_a_reset_by_the_same_handles(clean_pair: Pair, prot
             adapter = name.split()[0]
             assert door.oid(adapter, DELETE_SA, pack_delete_sa([handle]))["status"] == SUCCESS
     assert pair.daemon.sas() == {}
+
+
+@pytest.mark.rule(58, 80, 115, 204, 208)
+def test_requests_during_a_reset_and_after_removal_get_their_status(daemon: Daemon) -> None:
+    daemon.vnic("adapter", "add", "nic0", "transport", "external", "wire", "none")
+    wanted = pack_add_sa([Bundle.made(GCM, "192.0.2.1", "192.0.2.2").request(inbound=True)])
+    with Door(daemon.socket) as door, Door(daemon.socket) as other:
+        (handle,) = handles(door.oid("nic0", ADD_SA, wanted), [0])
+        second = pack_add_sa([Bundle.made(CBC, "192.0.2.1", "192.0.2.2").request(inbound=True)])
+        update = pack_update_sa(UpdateSa(OffloadHandle(handle), Operation.ESP, 0x100, 1))
+
+        def statuses() -> list[int]:
+            answers = [
+                door.oid("nic0", ADD_SA, second),
+                door.oid("nic0", UPDATE_SA, update),
+                door.oid("nic0", DELETE_SA, pack_delete_sa([handle])),
+                door.oid("nic0", CURRENT_CONFIG),
+            ]
+            return [answer["status"] for answer in answers]
+
+        other.send("ResetAdapter", name="nic0", hold_ms=1500)
+        assert wait_until(lambda: daemon.adapter("nic0")["state"] == "resetting")
+        assert statuses() == [RESET_IN_PROGRESS, RESET_IN_PROGRESS, NOT_ACCEPTED, SUCCESS]
+        other.receive()
+        assert door.oid("nic0", DELETE_SA, pack_delete_sa([handle]))["status"] == SUCCESS
+        door.call("RemoveAdapter", name="nic0")
+        assert statuses() == [NOT_ACCEPTED] * 4
 
 
 @pytest.mark.rule(119, 120, 121, 122, 123)
