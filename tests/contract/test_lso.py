@@ -26,6 +26,7 @@ from nic_frames import (
     checksum,
     esp,
     ethernet,
+    framed,
     ipv4,
     ipv6,
     suite_id,
@@ -686,6 +687,11 @@ def test_large_send_does_not_go_by_the_inline_door() -> None:
     nic = Nic()
     frame, info = ours(nic, (GCM,), V4)
     assert nic.seal(frame, info).status is NdisStatus.FAILURE
+    # Nor does a whole packet with trailer and all, which would go out as one.
+    one = framed(GCM, tcp(PAYLOAD), TCP)
+    small = one.info(info.offload_handle)
+    assert nic.seal(one.frame, small).status is NdisStatus.SUCCESS
+    assert nic.seal(one.frame, small._replace(large_send=info.large_send)).status is NdisStatus.FAILURE
 
 
 @settings(max_examples=400, deadline=None)
