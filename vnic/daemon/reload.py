@@ -75,6 +75,8 @@ async def _bring_to(
                 links[name] = wire
                 request = replace(request, wire=None)
             await _try(problems, name, adapters.set(request))
+            if request.keywords is not None:
+                log.info("adapter %s: its keywords are in force after `vnic adapter restart %s`", name, name)
             return
         log.warning("adapter %s is made anew; its SAs and policies are gone", name)
         await _try(problems, name, adapters.delete(name))

@@ -163,10 +163,13 @@ def test_bad_configuration_changes_nothing_on_hangup(daemon: Run, caplog: pytest
             assert "not reloaded" in await daemon.said_("READY=1")
             assert "adapter.left.colour" in caplog.text
             assert len((await client.call(api.ListAdapters())).adapters) == 1
-            daemon.config.write_text("[control]\nsocket = '/tmp/elsewhere'\n")
+            daemon.config.write_text(
+                "[control]\nsocket = '/tmp/elsewhere'\n[host]\ndisable_task_offload = true\n"
+            )
             os.kill(os.getpid(), signal.SIGHUP)
             await daemon.said_("STATUS=0 adapters")
-            assert "takes a restart" in caplog.text
+            assert "[control] changed: that takes a restart" in caplog.text
+            assert "[host] changed: that takes a restart" in caplog.text
 
     run(work())
 

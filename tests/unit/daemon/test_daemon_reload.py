@@ -1,14 +1,17 @@
 """From one configuration to the next: what differs is changed, all else is left alone."""
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from daemon_fakes import World, run
 
-from vnic.control.interface import AddAdapter, SetAdapter, Wire
+from vnic.control.interface import AddAdapter, Capabilities, SetAdapter, Wire
 from vnic.daemon.reload import apply
 from vnic.daemon.settings import checked
 from vnic.errors import PortError
+from vnic.ndis.keywords import IpsecKeyword
 
 LEFT = checked(AddAdapter(name="left", tap="tap0"))
 RIGHT = checked(AddAdapter(name="right", tap="tap1"))
@@ -154,3 +157,34 @@ def test_adapter_added_by_hand_is_taken_over_when_the_file_names_it() -> None:
         assert len(world.adapters) == 0
 
     run(work())
+
+
+@pytest.mark.rule(40)
+def test_keywords_are_written_in_place_and_another_card_is_a_new_one(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        world = World(nbl_directory=str(tmp_path))
+        bare = checked(AddAdapter(name="bare", transport="external"))
+        await apply(world.adapters, (), (LEFT, bare))
+        left, kept = world.adapters.require("left"), world.adapters.require("bare")
+        off = checked(replace(LEFT, keywords={"*IPsecOffloadV2": 0}))
+        assert await apply(world.adapters, (LEFT, bare), (off, bare)) == []
+        assert world.adapters.require("left") is left
+        assert left.engine.keywords.v2 is IpsecKeyword.DISABLED
+        assert left.engine.current.ipsec_v2.esp
+        assert "after `vnic adapter restart left`" in caplog.text
+        card = replace(off, capabilities=Capabilities(esn=False))
+        elsewhere = replace(bare, nbl_socket=f"{tmp_path}/elsewhere.nbl")
+        assert await apply(world.adapters, (off, bare), (card, elsewhere)) == []
+        remade = world.adapters.require("left")
+        assert remade is not left
+        assert not remade.engine.hardware.ipsec_v2.extended_sequence_numbers
+        assert not remade.engine.current.ipsec_v2.esp
+        assert world.adapters.require("bare") is not kept
+        assert [path.name for path in tmp_path.iterdir()] == ["elsewhere.nbl"]
+        await world.adapters.close()
+        assert list(tmp_path.iterdir()) == []
+
+    with caplog.at_level(logging.INFO):
+        run(work())
