@@ -289,7 +289,7 @@ def test_the_deletion_of_an_inbound_sa_is_requested_by_name_or_handle() -> None:
     run(work())
 
 
-@pytest.mark.rule(39, 49)
+@pytest.mark.rule(27, 38)
 def test_capabilities_say_what_the_hardware_can_and_what_is_on_and_why_not() -> None:
     async def work() -> None:
         async with Desk() as desk:
