@@ -260,7 +260,7 @@ def test_what_the_nic_refuses_software_takes_and_both_are_told(daemon: Daemon, t
     assert daemon.json("sa", "show") == []
 
 
-@pytest.mark.rule(80, 204, 209)
+@pytest.mark.rule(80, 209)
 def test_the_life_of_a_nic_in_words_and_events(daemon: Daemon, token: str) -> None:
     daemon.vnic("adapter", "add", "one", "tap", f"vl{token}")
     with daemon.monitor() as monitor:
