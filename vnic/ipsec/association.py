@@ -104,8 +104,8 @@ class SecurityAssociation:
     protocol: IpsecProtocol
     spi: int
     mode: Mode | None
-    """None: either, as each packet or the policy's template has it. So are SAs that came by an OID, which names
-    no mode; a packet in a packet then counts as tunnel mode."""
+    """None: either, as each packet or the policy's template has it; a packet in a packet then counts as
+    tunnel mode. So are SAs that came by an OID, which names no mode."""
     encryption: Encryption | None = None
     """ESP only; None for AH."""
     encryption_key: KeyMaterial = NO_KEY
@@ -152,7 +152,7 @@ class SecurityAssociation:
 
     @property
     def authenticates(self) -> bool:
-        """Whether its packets carry an ICV of their own; an ESP SA made for a bundle with AH may not (R14)."""
+        """Whether its packets carry an ICV of their own; ESP made for a bundle with AH need not (R14)."""
         return self.integrity is not None or (self.encryption is not None and self.encryption.combined)
 
     @property

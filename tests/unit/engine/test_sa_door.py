@@ -51,7 +51,7 @@ V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 UDP4 = IP(**V4) / UDP(sport=7, dport=8) / b"SECRETSECRETSECRET"
 UDP6 = IPv6(src="fd01::1", dst="fd02::1") / UDP(sport=7, dport=8) / b"SECRETSECRETSECRET"
 HANDLE = 0x38
-"""Of OffloadHandle in IPSEC_OFFLOAD_V2_ADD_SA (sheet §4.3)."""
+"""Of OffloadHandle in IPSEC_OFFLOAD_V2_ADD_SA (sheet §4.6)."""
 T_ESP, T_AH = template(ESP, TRANSPORT), template(AH, TRANSPORT)
 U_ESP = template(ESP, TUNNEL, NEAR, FAR)
 
