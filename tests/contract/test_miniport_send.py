@@ -236,6 +236,15 @@ def test_tunnel_portion_that_names_another_packet_than_it_holds_fails_the_send()
         assert nic.seal(around.frame, info).status is status
 
 
+def test_packet_without_the_tunnel_portion_that_is_named_fails_the_send() -> None:
+    nic = Nic()
+    one = framed(GCM, PAYLOAD)
+    info = one.info(nic.add(GCM))
+    tunnel = nic.add(replace(GCM, label="tunnel"), portion=Mode.TUNNEL)
+    assert nic.seal(one.frame, info._replace(tunnel_handle=tunnel)).status is NdisStatus.FAILURE
+    assert nic.seal(one.frame, info).status is NdisStatus.SUCCESS
+
+
 @pytest.mark.parametrize("wrong", ["transport", "tunnel", "swapped"])
 def test_unknown_handle_of_either_portion_fails_the_send(wrong: str) -> None:
     nic = Nic()
