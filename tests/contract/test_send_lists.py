@@ -352,6 +352,35 @@ def test_checksums_that_are_not_offered_or_cannot_be_fail() -> None:
     assert Nic().transmit([ethernet(open_checksums(V6, 6))], v6)[0].status is BAD
 
 
+@pytest.mark.parametrize(("protocol", "length"), [(UDP, 8), (6, 20)])
+def test_checksum_of_a_header_without_payload_is_completed(protocol: int, length: int) -> None:
+    body = udp(b"", checksum=pseudo(V4, UDP, 8)) if protocol == UDP else tcp(b"", checksum=pseudo(V4, 6, 20))
+    request = ChecksumRequest(False, protocol == 6, protocol == UDP, False, 0)
+    info = transmit(NO_HANDLE)._replace(checksum=request)
+    done, wire = Nic().transmit([ethernet(ip(V4, protocol, body))], info)
+    assert done.status is GOOD
+    assert wire[0][14:] == by_scapy(ip(V4, protocol, body))
+    short = ethernet(ip(V4, protocol, body[: length - 1]))
+    assert Nic().transmit([short], info)[0].status is BAD
+
+
+def test_udp_datagram_may_end_before_its_packet() -> None:
+    body = udp(b"odd", checksum=pseudo(V4, UDP, 11))
+    info = transmit(NO_HANDLE)._replace(checksum=ChecksumRequest(False, False, True, False, 0))
+    done, wire = Nic().transmit([ethernet(ip(V4, UDP, body + b"behind it"))], info)
+    assert done.status is GOOD
+    assert wire[0][34:45] == by_scapy(ip(V4, UDP, body))[20:]
+    for length in (7, 255):
+        lying = body[:4] + length.to_bytes(2, "big") + body[6:]
+        assert Nic().transmit([ethernet(ip(V4, UDP, lying))], info)[0].status is BAD
+
+
+def test_request_for_tcp_is_not_for_udp() -> None:
+    packet = ethernet(ip(V4, UDP, bytes((0, 1, 0, 2, 0, 40)) + bytes(34)))
+    request = ChecksumRequest(False, True, False, False, 0)
+    assert Nic().transmit([packet], transmit(NO_HANDLE)._replace(checksum=request))[0].status is BAD
+
+
 def test_ip_header_checksum_may_be_all_that_is_asked_for() -> None:
     packet = open_checksums(V4, UDP)
     request = transmit(NO_HANDLE)._replace(checksum=ChecksumRequest(False, False, False, True, 0))

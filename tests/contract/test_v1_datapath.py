@@ -511,7 +511,13 @@ def test_filter_does_not_judge_what_it_cannot_see() -> None:
     assert passes(traffic(protocol=6), wire(DES3, wrapped, 4), portion=Mode.TUNNEL)
     not_esp = ip(INNER_V4, UDP, udp(hidden[20:]))
     assert not passes(traffic(protocol=6), wire(DES3, not_esp, 4), portion=Mode.TUNNEL)
-    assert not passes(traffic(source_port=1), wire(DES3, b"icmp", 1))
+    # ICMP has no ports, whatever its bytes look like, and three bytes show none.
+    assert not passes(traffic(source_port=5000), wire(DES3, PAYLOAD, 1))
+    assert passes(traffic(source_port=5000), wire(DES3, PAYLOAD[:4], UDP))
+    assert not passes(traffic(source_port=5000), wire(DES3, PAYLOAD[:3], UDP))
+    alike = b"\x60" + bytes(7) + INNER_V4[0] + bytes(28)
+    wanted = traffic(source=INNER_V4[0], source_mask=ALL_ONES)
+    assert not passes(wanted, wire(DES3, alike, 41), portion=Mode.TUNNEL)
     assert not passes(other_family, wire(DES3, b"\x60" + bytes(39), 41), portion=Mode.TUNNEL)
 
 
