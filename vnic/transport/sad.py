@@ -35,6 +35,11 @@ _MAX_HANDLES = 8
 _RETRIES = 64
 """SAs that are offered to the NIC again between two bursts."""
 
+_AT_ONCE = 2048
+"""SAs that a restart offloads before frames move again: a tenth of a second."""
+
+_NOT_YET = (NdisStatus.RESOURCES, "the NIC has started again and has not come to this SA yet")
+
 _SOFTWARE_HELPS = (NdisStatus.NOT_SUPPORTED, NdisStatus.RESOURCES)
 """What the NIC refuses and software IPsec need not."""
 
@@ -373,7 +378,8 @@ class Sad(SaDoor):
 
     def reoffload(self) -> None:
         """Offload every SA anew: the NIC has started again and holds none. What it refuses now goes on in
-        software, or stays without a handle."""
+        software, or stays without a handle. Of very many the turn of most comes between bursts, so that
+        frames need not wait for all."""
         self._handles.clear()
         done: set[SaState] = set()
         for state in self.table.values():
@@ -382,8 +388,15 @@ class Sad(SaDoor):
         for state in list(self.table.values()):
             if state in done:
                 continue
-            done.update(state.bundle())
-            self._take_back(*state.bundle(), lenient=True)
+            bundle = state.bundle()
+            done.update(bundle)
+            if len(done) <= _AT_ONCE or len(bundle) > 1:
+                self._take_back(*bundle, lenient=True)
+            else:
+                state.refusal = _NOT_YET
+                self._refused[state] = None
+        self._chances = len(self._refused)
+        self._configuration = self.nic.configuration_generation
         self.generation += 1
 
     # ------------------------------------------------------------------------------- looking up

@@ -22,6 +22,7 @@ from vnic.errors import OidError
 from vnic.ipsec.association import SecurityAssociation
 from vnic.ndis.oid import AddSa, UpdateSa
 from vnic.ndis.status import NdisStatus
+from vnic.transport import sad
 
 V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 UDP4 = IP(**V4) / UDP(sport=7, dport=8) / b"SECRETSECRET"
@@ -226,3 +227,19 @@ def test_room_in_the_nic_goes_to_the_sa_that_waits_longest() -> None:
         one.framed(UDP4)
     assert held(one) == ([(0x1002,)], [(0x1002,)])
     assert one.sad._refused == {}
+
+
+def test_after_a_restart_with_very_many_sas_frames_wait_for_the_first_of_them_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sad, "_AT_ONCE", 3)
+    one = card()
+    for spi in range(0x1000, 0x1000 + 100):
+        one.sad.add(association(OUT, TRANSPORT, *V4.values(), spi=spi), 0.0)
+    one.spd.add(policy(OUT, ANY, template(ESP, TRANSPORT)))
+    one.nic.bundles.clear()
+    one.sad.reoffload()
+    assert len(one.nic.spis()) == 3
+    assert passes(one)
+    assert passes(one)
+    assert len(one.nic.spis()) == 100
