@@ -6,7 +6,7 @@ import random
 from ipaddress import ip_address
 
 import pytest
-from nic_frames import ethernet, ipv4, udp
+from nic_frames import AH_SHA256, CBC_SHA1, add_request, ethernet, ipv4, udp
 
 from vnic.engine.contract import Offload
 from vnic.engine.reference import ReferenceEngine
@@ -17,6 +17,7 @@ from vnic.miniport.adapter import MiniportAdapter
 from vnic.ndis.capabilities import NO_TASK_OFFLOAD, OffloadCapabilities, TaskOffload
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
+from vnic.transport.requests import associations_of
 
 NEAR, FAR = ip_address("192.0.2.1").packed, ip_address("192.0.2.2").packed
 PAYLOAD = b"nothing of this leaves in clear"
@@ -90,3 +91,13 @@ def test_what_the_nic_lacks_is_done_above_it_and_counted_apart() -> None:
     engine.add_sa(sa(), 0.0)
     assert sent(engine) == (0, 1)
     assert len(engine._miniport) == 0
+
+
+@pytest.mark.rule(128, 130)
+@pytest.mark.parametrize("portion", [Mode.TRANSPORT, Mode.TUNNEL, None])
+def test_ah_of_a_bundle_stands_around_its_esp_under_the_same_header(portion: Mode | None) -> None:
+    request = add_request((CBC_SHA1, AH_SHA256), portion=portion)
+    modes = [one.mode for one in associations_of(request)]
+    assert modes == [portion, None if portion is None else Mode.TRANSPORT]
+    (alone,) = associations_of(add_request(AH_SHA256, portion=portion))
+    assert alone.mode is portion
