@@ -1,6 +1,7 @@
 """`vnic caps`: what the NIC of an adapter can do, in the manner of `ethtool -k`.
 
-Law: messages to text. A feature that the hardware lacks is `off [fixed]`; any other that is off says why.
+Law: messages to text. A feature that the hardware lacks is `off [fixed]`; any other that is off says why, and
+one that is on what it still waits for.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def _text(session: Session, one: AdapterCapabilities, details: bool) -> str:
 
 def _feature(session: Session, feature: Feature) -> str:
     if feature.enabled:
-        return f"{feature.name}: {paint('on', 'good', session)}"
+        waits = f" ({feature.reason})" if feature.reason else ""
+        return f"{feature.name}: {paint('on', 'good', session)}{waits}"
     if not feature.hardware:
         return f"{feature.name}: off [fixed]"
     return f"{feature.name}: off ({feature.reason})"
@@ -63,7 +65,7 @@ def _row(row: AlgorithmCapability, feature: Feature | None) -> list[object]:
     remark = "not supported"
     if row.supported:
         remarks = [f"weak: {row.weak}"] if row.weak else []
-        if feature is not None and not feature.enabled:
+        if feature is not None and feature.reason:
             remarks.insert(0, feature.reason)
         remark = "; ".join(remarks)
     return [

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,17 @@ def test_capabilities_read_like_those_of_ethtool(vnic: Command) -> None:
         "des-cbc      off  cbc(des)                 64  -          RFC 2405  not supported\n"
         in vnic("-d caps").out
     )
+
+
+@pytest.mark.rule(47)
+def test_a_capability_that_receive_waits_for_says_so(vnic: Command) -> None:
+    (left,) = vnic.memory.answers[api.GetCapabilities].adapters
+    waits = "receive waits for OID_OFFLOAD_ENCAPSULATION (R47)"
+    features = [api.Feature(name="esp", hardware=True, enabled=True, reason=waits)]
+    vnic.memory.answers |= {
+        api.GetCapabilities: api.CapabilitiesReply(adapters=[replace(left, features=features)])
+    }
+    assert f"\nesp: on ({waits})\n" in vnic("caps").out
 
 
 @pytest.mark.parametrize(
