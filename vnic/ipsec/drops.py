@@ -84,6 +84,8 @@ class DropReason(Enum):
     WIRE_RECEIVE = ("wire_receive", "", "the kernel dropped frames before they were read")
     LINK_QUEUE_FULL = ("link_queue_full", "", "the peer of the link wire did not keep up")
     NBL_QUEUE_FULL = ("nbl_queue_full", "", "the protocol driver did not keep up")
+    FAULT_LOSS = ("fault_loss", "", "lost on purpose: the wire is set to lose frames")
+    FAULT_QUEUE_FULL = ("fault_queue_full", "", "more frames wait on the faulty wire than its limit allows")
     NBL_NO_DRIVER = ("nbl_no_driver", "", "no protocol driver is attached")
     # the NIC
     NIC_STOPPED = ("nic_stopped", "", "the NIC is paused, in reset or removed")

@@ -21,7 +21,8 @@ from pathlib import Path
 from vnic.errors import RequestError
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.netlink.refusals import refusal
-from vnic.ports.base import Port, PortCounters
+from vnic.ports.base import Port
+from vnic.ports.middleware import Middleware
 
 SNAP_LENGTH = 262_144
 """Bytes kept of a frame at the most, unless told otherwise: more than any frame has."""
@@ -232,7 +233,7 @@ class PcapngWriter:
         self._file_bytes += len(data)
 
 
-class CapturePort:
+class CapturePort(Middleware):
     """A port that records in a capture file what passes another, and is that other in all else.
 
     Inbound in the file is what the port received, outbound what it was given to send, as it was handed
@@ -241,33 +242,9 @@ class CapturePort:
 
     def __init__(self, port: Port, writer: PcapngWriter) -> None:
         """Stand in front of `port`. The writer stays its maker's: `close` does not close it."""
-        self.port = port
+        super().__init__(port)
         self.writer = writer
-        self.name = port.name
-        self.counters: PortCounters = port.counters
         self._interface = writer.add_interface(port.name)
-
-    @property
-    def kind(self) -> str:
-        return self.port.kind
-
-    @kind.setter
-    def kind(self, kind: str) -> None:
-        self.port.kind = kind
-
-    @property
-    def mtu(self) -> int:
-        return self.port.mtu
-
-    @mtu.setter
-    def mtu(self, mtu: int) -> None:
-        self.port.mtu = mtu
-
-    def fileno(self) -> int | None:
-        return self.port.fileno()
-
-    def set_wake(self, wake: Callable[[], None] | None) -> None:
-        self.port.set_wake(wake)
 
     def receive_burst(self) -> list[NetBuffer]:
         burst = self.port.receive_burst()
@@ -278,12 +255,6 @@ class CapturePort:
         # Before the port has them: from then on they may belong to somebody else.
         self.writer.record(self._interface, burst, inbound=False)
         self.port.send_burst(burst)
-
-    def features(self) -> dict[str, str]:
-        return self.port.features()
-
-    def close(self) -> None:
-        self.port.close()
 
 
 def _block(kind: int, body: bytes) -> bytes:
