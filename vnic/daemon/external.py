@@ -30,6 +30,8 @@ _GREETING = (
 )
 """What a driver hears first: in NDIS it is among the parameters of its binding."""
 
+_RESETS = (IndicationCode.RESET_START, IndicationCode.RESET_END)
+
 
 class ExternalForwarder:
     """Moves the frames of one adapter.
@@ -67,7 +69,7 @@ class ExternalForwarder:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._defects = Defects(name, clock)
-        self._running = self._greeted = False
+        self._running = self._greeted = self._resetting = False
         self._listening: int | None = None
         self._reading: int | None = None
         self._writing: int | None = None
@@ -105,6 +107,8 @@ class ExternalForwarder:
 
     def indicate(self, indication: StatusIndication) -> None:
         """Tell the driver, if there is one, of a status indication."""
+        if indication.code in _RESETS:
+            self._resetting = indication.code is IndicationCode.RESET_START
         frames = [bytearray(indication.buffer)] if indication.buffer else []
         self.nbl.indicate_status(
             NblMessage(MessageType.STATUS_INDICATION, status=int(indication.code), frames=frames)
@@ -182,6 +186,9 @@ class ExternalForwarder:
                 self._watch_driver()
                 return
             self.indicate(StatusIndication(code, result.information_buffer))
+        if self._resetting:
+            # It has to hold its sends until the end that it will hear of (R208).
+            self.indicate(StatusIndication(IndicationCode.RESET_START))
         self._greeted = True
         self._on_driver("a protocol driver is attached")
 

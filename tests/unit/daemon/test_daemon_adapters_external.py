@@ -384,6 +384,25 @@ def test_a_reset_is_announced_and_sends_meanwhile_are_aborted(world: World) -> N
     run(work())
 
 
+@pytest.mark.rule(208)
+def test_a_driver_that_attaches_during_a_reset_hears_of_it(world: World) -> None:
+    async def work() -> None:
+        left = await world.adapters.add(LEFT)
+        reset = asyncio.create_task(left.reset(200))
+        await settle()
+        async with await attach(left) as driver:
+            assert (await told(driver)).code is IndicationCode.RESET_START
+            assert (await told(driver)).code is IndicationCode.RESET_END
+        await reset
+        await settle()
+        async with await attach(left) as driver:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(driver.next_indication(), 0.05)
+        await world.adapters.close()
+
+    run(work())
+
+
 @pytest.mark.parametrize("hold_ms", [-1, 60_001])
 def test_a_reset_is_held_a_minute_at_most(world: World, hold_ms: int) -> None:
     async def work() -> None:
