@@ -231,7 +231,7 @@ SWITCHES: list[Callable[[ReferenceEngine], object]] = [
     lambda card: card.begin_reset(),
     lambda card: card.end_reset(),
     lambda card: card.remove(),
-    lambda card: [card.delete_sa(name) for name in card.sa_ids()[:1]],
+    lambda card: [card.delete_sa(one.sa.id) for one in card.sas()[:1]],
 ]
 
 

@@ -81,6 +81,9 @@ class Handlers:
             api.ResumeAdapter: self._resume_adapter,
             api.RestartAdapter: self._restart_adapter,
             api.RemoveAdapter: self._remove_adapter,
+            api.SetWireFaults: self._set_wire_faults,
+            api.DoWireFault: self._do_wire_fault,
+            api.ClearWireFaults: self._clear_wire_faults,
             api.ListAdapters: self._list_adapters,
             api.AddSa: self._add_sa,
             api.ReplaceSa: self._replace_sa,
@@ -179,6 +182,21 @@ class Handlers:
     async def _remove_adapter(self, request: api.RemoveAdapter) -> api.AdapterReply:
         adapter = self._adapters.require(request.name, "name")
         adapter.remove()
+        return await self._adapter_reply(adapter)
+
+    async def _set_wire_faults(self, request: api.SetWireFaults) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        adapter.change_faults(lambda faults: faults.set(request))
+        return await self._adapter_reply(adapter)
+
+    async def _do_wire_fault(self, request: api.DoWireFault) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        adapter.change_faults(lambda faults: faults.do(request))
+        return await self._adapter_reply(adapter)
+
+    async def _clear_wire_faults(self, request: api.ClearWireFaults) -> api.AdapterReply:
+        adapter = self._adapters.require(request.name, "name")
+        adapter.change_faults(lambda faults: faults.clear(request.direction))
         return await self._adapter_reply(adapter)
 
     async def _adapter_reply(self, adapter: Adapter) -> api.AdapterReply:
@@ -340,17 +358,13 @@ class Handlers:
         count = 0
         for adapter in self._adapters.chosen(request.adapter):
             engine = adapter.engine
-            for number, name in enumerate(engine.sa_ids()):
-                if number % _SAS_A_TURN == _SAS_A_TURN - 1:
-                    await asyncio.sleep(0)
-                if protocol not in (None, name.protocol):
-                    continue
-                # Somebody may have deleted it in the meantime.
-                report = engine.find_sa(name)
-                if report is not None:
-                    engine.delete_sa(name)
+            for number, report in enumerate(engine.each_sa(), 1):
+                if protocol in (None, report.sa.protocol):
+                    engine.delete_sa(report.sa.id)
                     self._tell_sa("sa_deleted", adapter, report.sa, report.offload_handle)
                     count += 1
+                if number % _SAS_A_TURN == 0:
+                    await asyncio.sleep(0)
             await self._adapters.refresh_mtu(adapter)
         status = NdisStatus.SUCCESS
         return api.FlushSasReply(count=count, status=status, status_name=status.label)

@@ -91,6 +91,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         software=inline is not None and inline.software,
         keywords=keywords_message(card.keywords),
         load_balancing=adapter.load_balancing,
+        wire_faults=[] if adapter.faults is None else adapter.faults.states(),
     )
 
 
@@ -148,19 +149,16 @@ async def adapter_statistics(
         sa_count=adapter.engine.sa_count,
         sas=[one async for one in sa_states(adapter, wall, reveal_keys=False)] if with_sas else [],
         nbl=None if nbl is None else _nbl_statistics(nbl.counters),
+        wire_faults=[] if adapter.faults is None else adapter.faults.counts(),
     )
 
 
 async def sa_reports(adapter: Adapter) -> AsyncGenerator[SaReport, None]:
     """Give the SAs of one adapter, oldest first, without holding up the frames for long."""
-    engine = adapter.engine
-    for number, name in enumerate(engine.sa_ids()):
-        if number % _SAS_A_TURN == _SAS_A_TURN - 1:
+    for number, report in enumerate(adapter.engine.each_sa(), 1):
+        yield report
+        if number % _SAS_A_TURN == 0:
             await asyncio.sleep(0)
-        # Somebody may have deleted it in the meantime.
-        report = engine.find_sa(name)
-        if report is not None:
-            yield report
 
 
 async def sa_states(

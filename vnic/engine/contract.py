@@ -6,7 +6,7 @@ happen whole or raise and change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -196,8 +196,9 @@ class Card(Protocol):
         """How many SA bundles the NIC holds."""
         ...
 
-    def sa_ids(self) -> list[SaId]:
-        """The names of all SAs, oldest first, without looking at each."""
+    def each_sa(self) -> Iterator[SaReport]:
+        """All SAs, oldest first, one by one: other requests may come between. What is deleted meanwhile is
+        left out, what is added is not among them."""
         ...
 
     @property

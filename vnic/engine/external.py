@@ -8,6 +8,7 @@ Source: sheet §4.7, §6, §7; R84-R123, R167, R171, R197.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -58,11 +59,13 @@ class _Books:
 
     def __init__(self) -> None:
         self.held: dict[OffloadHandle, _Held] = {}
+        self.sa_count = 0
         self._names: dict[SaId, tuple[OffloadHandle, ...]] = {}
 
     def enter(self, handle: OffloadHandle, held: _Held) -> None:
         self.held[handle] = held
         for sa in _names(held.request):
+            self.sa_count += 1
             self._names[sa] = (*self._names.get(sa, ()), handle)
 
     def strike(self, handle: OffloadHandle) -> _Held | None:
@@ -70,6 +73,7 @@ class _Books:
         if held is None:
             return None
         for sa in _names(held.request):
+            self.sa_count -= 1
             rest = tuple(other for other in self._names[sa] if other != handle)
             if rest:
                 self._names[sa] = rest
@@ -87,6 +91,7 @@ class _Books:
 
     def clear(self) -> None:
         self.held = {}
+        self.sa_count = 0
         self._names = {}
 
 
@@ -242,25 +247,25 @@ class ExternalEngine:
         self._miniport.request_deletion(handle)
 
     def sas(self) -> list[SaReport]:
-        return [
-            _report(handle, sa, held.add_time)
-            for handle, held in self._books.held.items()
-            for sa in held.associations()
-        ]
+        return list(self.each_sa())
+
+    def each_sa(self) -> Iterator[SaReport]:
+        for handle in list(self._books.held):
+            held = self._books.held.get(handle)
+            if held is None:
+                continue
+            for sa in held.associations():
+                # Both may have gone since, or one, and the other stayed under a new handle.
+                if self._books.find(sa.id) is not None:
+                    yield _report(handle, sa, held.add_time)
 
     @property
     def offloaded_count(self) -> int:
         return len(self._miniport)
 
-    def sa_ids(self) -> list[SaId]:
-        return [sa for held in self._books.held.values() for sa in _names(held.request)]
-
     @property
     def sa_count(self) -> int:
-        return sum(
-            1 if isinstance(held.request, SecurityAssociation) else len(held.request.elements)
-            for held in self._books.held.values()
-        )
+        return self._books.sa_count
 
     def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
         sa = sa.checked()
@@ -404,7 +409,10 @@ def _apart(held: _Held, sa: SaId) -> tuple[SecurityAssociation, list[SecurityAss
 
 
 def _request(sa: SecurityAssociation) -> AddSa:
-    return request_for(SaState(sa, 0.0))
+    state = SaState(sa, 0.0)
+    # The driver counts: of the numbers no more is known here than an OID request says.
+    state.half_known = True
+    return request_for(state)
 
 
 def _rebased(request: AddSa | SecurityAssociation, update: UpdateSa) -> AddSa | SecurityAssociation:

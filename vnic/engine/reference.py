@@ -5,6 +5,7 @@ Law: joins the two roles and decides nothing itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaReport
@@ -269,14 +270,18 @@ class ReferenceEngine:
         return None if state is None else self._report(state)
 
     def sas(self) -> list[SaReport]:
-        return [self._report(state) for state in self._sad]
+        return list(self.each_sa())
+
+    def each_sa(self) -> Iterator[SaReport]:
+        table = self._sad.table
+        for name in list(table):
+            state = table.get(name)
+            if state is not None:
+                yield self._report(state)
 
     @property
     def offloaded_count(self) -> int:
         return len(self._miniport)
-
-    def sa_ids(self) -> list[SaId]:
-        return list(self._sad.table)
 
     @property
     def sa_count(self) -> int:

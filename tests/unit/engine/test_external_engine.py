@@ -224,6 +224,28 @@ def test_two_outbound_sas_of_one_name_are_both_found() -> None:
     assert engine.find_sa(name) is None
 
 
+def test_sas_of_one_name_are_each_listed_and_counted() -> None:
+    engine = make()
+    handles = add(engine, add_request(GCM), add_request(replace(GCM, label=2)))
+    assert [report.offload_handle for report in engine.each_sa()] == handles
+    assert engine.sa_count == 2
+
+
+def test_sas_can_come_and_go_while_they_are_listed() -> None:
+    engine = make()
+    add(engine, *(add_request(replace(GCM, spi=0x1001 + n, label=n)) for n in range(3)))
+    listing = engine.each_sa()
+    first = next(listing).sa
+    engine.delete_sa(first.id)
+    engine.delete_sa(replace(first, spi=0x1002).id)
+    add(engine, add_request(GCM))
+    assert [report.sa.spi for report in listing] == [0x1003]
+    assert engine.sa_count == 2
+    for report in engine.each_sa():
+        engine.delete_sa(report.sa.id)
+    assert engine.sa_count == 0
+
+
 def test_a_typed_sa_is_added_shown_updated_and_deleted() -> None:
     engine = make()
     sa = replace(SA, esn=True).checked()

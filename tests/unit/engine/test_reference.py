@@ -480,6 +480,17 @@ def test_engine_is_what_the_contract_says() -> None:
     assert card.inner_mtu(1500) == 1500
 
 
+def test_sas_can_come_and_go_while_they_are_listed() -> None:
+    card: Engine = engine()
+    for spi in (0x1001, 0x1002, 0x1003):
+        card.add_sa(association(spi=spi), 0.0)
+    listing = card.each_sa()
+    assert next(listing).sa.spi == 0x1001
+    card.delete_sa(association(spi=0x1002).id)
+    card.add_sa(association(spi=0x1004), 0.0)
+    assert [report.sa.spi for report in listing] == [0x1003]
+
+
 def test_report_shows_an_sa_with_its_live_state() -> None:
     cards = tunnel(reqid=4)
     handle = cards[0].sas()[0].offload_handle
