@@ -3,7 +3,7 @@
 
 Law: nothing but the standard library, for the interpreter of the system runs it; importing it does nothing.
 The guest sees the host's files read-only and leaves none. One JSON document a line comes over the serial
-line, and one answers it: {"result": …} or {"error": …}.
+line, or the name of a file that holds one, and one answers it: {"result": …} or {"error": …}.
 """
 
 from __future__ import annotations
@@ -139,6 +139,16 @@ def tcp(
     return hashlib.sha256(data).hexdigest(), back.hexdigest()
 
 
+def hear(end: socket.socket, count: int, timeout_s: float = TIMEOUT_S) -> list[bytes]:
+    """Give the next datagrams of a socket: fewer when no more come in time, more when they are there."""
+    heard: list[bytes] = []
+    with contextlib.suppress(TimeoutError):
+        while True:
+            end.settimeout(timeout_s if len(heard) < count else 0.01)
+            heard.append(end.recv(LARGEST_DATAGRAM))
+    return heard
+
+
 def _echo_datagrams(end: socket.socket, version: int) -> None:
     level = socket.IPPROTO_IP if version == 4 else socket.IPPROTO_IPV6
     while True:
@@ -248,11 +258,36 @@ def _load_modules(libc: ctypes.CDLL) -> None:
                 os.close(descriptor)
 
 
-def _run(argv: list[str]) -> dict[str, Any]:
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-    )
+def _run(argv: list[str], text: str) -> dict[str, Any]:
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=60, check=False)
     return {"status": done.returncode, "output": done.stdout, "errors": done.stderr}
+
+
+class Ears:
+    """The socket of the guest for datagrams that nobody answers; at most one."""
+
+    end: socket.socket | None = None
+
+    @classmethod
+    def listen(cls, address: str, port: int) -> None:
+        """Listen at an address from now on, in place of the one before."""
+        if cls.end is not None:
+            cls.end.close()
+        cls.end = socket.socket(FAMILIES[6 if ":" in address else 4], socket.SOCK_DGRAM)
+        cls.end.bind((address, port))
+
+    @classmethod
+    def hear(cls, count: int) -> list[str]:
+        """Give the next datagrams, in hexadecimal."""
+        assert cls.end is not None
+        return [data.hex() for data in hear(cls.end, count)]
+
+
+def _send(source: str, to: str, port: int, payloads: list[str]) -> None:
+    with socket.socket(FAMILIES[6 if ":" in to else 4], socket.SOCK_DGRAM) as end:
+        end.bind((source, 0))
+        for payload in payloads:
+            end.sendto(bytes.fromhex(payload), (to, port))
 
 
 def _halt() -> None:
@@ -263,6 +298,9 @@ def _halt() -> None:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "run": _run,
     "halt": _halt,
+    "listen": Ears.listen,
+    "hear": Ears.hear,
+    "send": _send,
     "read": lambda path: Path(path).read_text(),
     "write": lambda path, text: Path(path).write_text(text),
     "ping": lambda **words: ping(socket.socket, **words),
@@ -281,6 +319,8 @@ def _serve(line: int) -> None:
             request, _, pending = pending.partition(b"\n")
             try:
                 words = json.loads(request)
+                if "file" in words:
+                    words = json.loads(Path(words["file"]).read_text())
                 answer = {"result": OPERATIONS[words.pop("operation")](**words)}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}

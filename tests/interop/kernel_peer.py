@@ -25,7 +25,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,19 @@ from card import (
     Host,
     Layer,
     associations,
+    drops_of,
     ip_batch,
 )
 from namespaces import Namespace, Namespaces
+from oid_door import Door
 
 CARD = "card"
 UML = "linux.uml"
 MEMORY = "256M"
 BOOT_TIMEOUT_S = 30.0
+SERIAL_LIMIT = 2048
+"""Bytes of a request by the serial line."""
+
 MTU = 1500
 """Of the guest's device, which can have no more, and of the wire."""
 
@@ -59,6 +64,9 @@ NEAR_WRAP = WRAP - 3
 """Where the numbers of ESN cases begin behind: the fourth packet has an upper half of 1."""
 
 WINDOW = 1024
+PORT = 7009
+"""Of datagrams that nobody answers."""
+
 NETWORKS = {4: "10.9.0.0/16", 6: "fd09::/16"}
 _PER_BYTE = 250
 
@@ -137,9 +145,15 @@ class Guest:
             GuestError: it failed, or there was no answer in time.
         """
         data = json.dumps({"operation": operation} | words).encode() + b"\n"
-        while data:
-            data = data[os.write(self._requests, data) :]
-        return self._answer(wait_s)
+        with contextlib.ExitStack() as stack:
+            if len(data) > SERIAL_LIMIT:
+                # By a file that the guest sees as well: its serial line loses what it cannot hold.
+                file = stack.enter_context(tempfile.NamedTemporaryFile(dir=self._directory))
+                file.write(data)
+                file.flush()
+                data = json.dumps({"file": file.name}).encode() + b"\n"
+            os.write(self._requests, data)
+            return self._answer(wait_s)
 
     def _answer(self, wait_s: float) -> Any:
         deadline = time.monotonic() + wait_s
@@ -156,9 +170,9 @@ class Guest:
             raise GuestError(answer["error"])
         return answer["result"]
 
-    def run(self, *argv: str) -> str:
+    def run(self, *argv: str, text: str = "") -> str:
         """Run a program inside to its end; gives what it printed."""
-        done = self.call("run", argv=argv)
+        done = self.call("run", argv=argv, text=text)
         if done["status"]:
             said = done["output"] + done["errors"]
             raise GuestError(f"{' '.join(argv)} ended with {done['status']}:\n{said}")
@@ -166,14 +180,7 @@ class Guest:
 
     def ip(self, *lines: str) -> str:
         """Run lines of `ip`; the first that is refused ends them."""
-        # By a file that the guest sees as well: its serial line loses what it cannot hold.
-        descriptor, path = tempfile.mkstemp(dir=self._directory)
-        try:
-            with open(descriptor, "w") as file:
-                file.write("\n".join(lines) + "\n")
-            return self.run("ip", "-b", path)
-        finally:
-            os.unlink(path)
+        return self.run("ip", "-b", "-", text="\n".join((*lines, "")))
 
     def xfrm_statistics(self) -> dict[str, int]:
         """The counters of /proc/net/xfrm_stat that are not zero."""
@@ -220,8 +227,8 @@ class State:
 
     spi: int
     packets: int
-    replayed: int
-    """Numbers refused: seen before, or below the window."""
+    duplicate: int
+    too_old: int
     wrong_icv: int
     text: str
 
@@ -238,6 +245,7 @@ class State:
             number(r"spi (0x[0-9a-f]+)"),
             number(r"(\d+)\(packets\)"),
             number(r"replay (\d+) failed"),
+            number(r"replay-window (\d+) replay"),
             number(r"failed (\d+)$"),
             text,
         )
@@ -335,10 +343,10 @@ class KernelPeer:
         space, self.wire = namespaces.create("h"), namespaces.create("w", ipv6=False)
         space.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
         near, self.card_end = namespaces.veth(self.wire, self.wire)
-        self.guest_end, bridge = namespaces.device("u"), namespaces.device("x")
-        lines = [f"link add {bridge} type bridge mcast_snooping 0", f"link set {bridge} up"]
+        self.guest_end, self._bridge = namespaces.device("u"), namespaces.device("x")
+        lines = [f"link add {self._bridge} type bridge mcast_snooping 0", f"link set {self._bridge} up"]
         lines += [f"tuntap add {self.guest_end} mode tap", f"link set {self.guest_end} up"]
-        lines += [f"link set {end} master {bridge}" for end in (self.card_end, self.guest_end)]
+        lines += [f"link set {end} master {self._bridge}" for end in (self.card_end, self.guest_end)]
         for line in lines:
             self.wire.ip(*line.split())
         self.daemon = daemon
@@ -358,7 +366,7 @@ class KernelPeer:
         try:
             # Neighbours are known beforehand: policies from address to address protect solicitations as well.
             self.guest.ip(
-                *(f"address add {cidr} dev eth0" for cidr in addresses[RIGHT]),
+                *(f"address add {cidr} dev eth0 {'nodad' * (':' in cidr)}" for cidr in addresses[RIGHT]),
                 *self._neighbours(LEFT, "eth0", mac),
             )
             at = self.host.device
@@ -384,9 +392,9 @@ class KernelPeer:
         flows = [Flow(case, len(self.flows) + number) for number, case in enumerate(cases)]
         self.flows |= {flow.case.name: flow for flow in flows}
         states = [line for flow in flows for line in flow.states()]
-        length = {4: 32, 6: 128}
+        length = {4: "32", 6: "128 nodad"}
         self.guest.ip(
-            *(f"address add {flow.far}/{length[flow.case.version]} dev eth0" for flow in flows),
+            *(f"address replace {flow.far}/{length[flow.case.version]} dev eth0" for flow in flows),
             *states,
             *(line for flow in flows for line in flow.policies("in", "out")),
         )
@@ -423,19 +431,43 @@ class KernelPeer:
             "guest": tuple(self.guest.call("tcp", source=flow.far, to=flow.near, **words)),
         }
 
+    def speak(self, flow: Flow, payloads: Iterable[bytes], *, from_guest: bool) -> None:
+        """Send datagrams from one side to the other, to PORT of it, without awaiting anything."""
+        if from_guest:
+            data = [payload.hex() for payload in payloads]
+            self.guest.call("send", source=flow.far, to=flow.near, port=PORT, payloads=data)
+            return
+        with self.host.namespace.socket(kernel_guest.FAMILIES[flow.case.version], socket.SOCK_DGRAM) as end:
+            end.bind((flow.near, PORT))
+            for payload in payloads:
+                end.sendto(payload, (flow.far, PORT))
+
+    @contextlib.contextmanager
+    def hearing(self, flow: Flow, *, at_guest: bool) -> Iterator[Callable[[int], list[bytes]]]:
+        """Listen at PORT of one side; gives what hears the next so many datagrams."""
+        if at_guest:
+            self.guest.call("listen", address=flow.far, port=PORT)
+            yield lambda count: [bytes.fromhex(one) for one in self.guest.call("hear", count=count)]
+            return
+        with self.host.namespace.socket(kernel_guest.FAMILIES[flow.case.version], socket.SOCK_DGRAM) as end:
+            end.bind((flow.near, PORT))
+            yield functools.partial(kernel_guest.hear, end)
+
     def drops(self) -> dict[str, dict[str, int]]:
         """What each side dropped so far, by its own names."""
-        return {"card": self.daemon.drops(CARD), "kernel": self.guest.xfrm_statistics()}
+        # Over the control socket itself: a process for each question would be most of the time.
+        with Door(self.daemon.socket) as door:
+            (statistics,) = door.call("GetStatistics", adapter=CARD, sas=False)["adapters"]
+        return {"card": drops_of(statistics), "kernel": self.guest.xfrm_statistics()}
 
     @contextlib.contextmanager
     def cut(self) -> Iterator[None]:
         """Let nothing pass the wire in the block; what either side sends can be seen at its own end."""
-        bridge = json.loads(self.wire.ip("-j", "link", "show", self.guest_end).stdout)[0]["master"]
         self.wire.ip("link", "set", self.guest_end, "nomaster")
         try:
             yield
         finally:
-            self.wire.ip("link", "set", self.guest_end, "master", bridge)
+            self.wire.ip("link", "set", self.guest_end, "master", self._bridge)
 
     def inject(self, frame: bytes, *, to_guest: bool) -> None:
         """Put a frame on the wire, to one of its ends."""
