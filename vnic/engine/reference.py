@@ -20,7 +20,7 @@ from vnic.miniport.counter_keys import CounterKeys
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import HostSwitches, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
-from vnic.ndis.oids import OidOperation, OidRequest
+from vnic.ndis.oids import Oid, OidOperation, OidRequest
 from vnic.ndis.status import NdisStatus, StatusIndication
 from vnic.transport.audit import Audit
 from vnic.transport.coalesce import coalesce
@@ -139,7 +139,12 @@ class ReferenceEngine:
 
     def oid_request(self, request: OidRequest, now: float) -> OidOperation:
         self._sad.now = now
-        return self._miniport.oid_request(request, self._sad)
+        operation = self._miniport.oid_request(request, self._sad)
+        if request.oid == Oid.TCP_OFFLOAD_PARAMETERS and self._host.ipsec and self._miniport.receive_waits:
+            # What was switched on by it works on receive from the next encapsulation on (R47).
+            with suppress(OidError):
+                self._miniport.set_encapsulation(None, None)
+        return operation
 
     def begin_reset(self) -> None:
         self._miniport.begin_reset()

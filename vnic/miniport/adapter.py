@@ -119,6 +119,11 @@ class MiniportAdapter(Miniport):
         return self.configuration.keywords
 
     @property
+    def receive_waits(self) -> bool:
+        """Whether something is on that receive leaves alone until `set_encapsulation` (R47)."""
+        return self.configuration.receiving != self.configuration.current
+
+    @property
     def configuration_generation(self) -> int:
         return self.configuration.generation
 
@@ -134,7 +139,7 @@ class MiniportAdapter(Miniport):
         """OID_OFFLOAD_ENCAPSULATION for Ethernet: switch all offloads of a family on or off (R50-R57).
 
         Args:
-            ipv4, ipv6: None leaves the family as it is.
+            ipv4, ipv6: None leaves the family as it is; with both, receive takes up what it waited with.
 
         Raises:
             OidError: NOT_SUPPORTED: there is nothing to switch (R51); RESET_IN_PROGRESS, NOT_ACCEPTED.
@@ -322,7 +327,7 @@ class MiniportAdapter(Miniport):
                 value=str(request.sequence_number_high_order),
                 allowed=f"0 to {_MAX_HALF}",
             )
-        element.numbers.rebase(request.sequence_number_high_order)
+        element.numbers.rebase(request.sequence_number_high_order, request.sequence_number_low_order)
 
     def delete_sa(self, request: DeleteSa) -> None:
         self.check_accepting(NdisStatus.NOT_ACCEPTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -46,6 +47,7 @@ from vnic.ndis.capabilities import (
 from vnic.ndis.configuration_structs import IpsecParameter, OffloadParameters
 from vnic.ndis.keywords import HostSwitches, IpsecKeyword, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
+from vnic.ndis.oids import Oid, OidRequest, RequestType
 from vnic.ndis.status import NdisStatus
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
 
@@ -403,6 +405,33 @@ def test_sa_the_nic_refused_is_offered_again_when_its_configuration_changes() ->
     assert opened(cards) == (1, 2)
 
 
+def switch_v2(card: ReferenceEngine, value: IpsecParameter) -> None:
+    parameters = struct.pack("<BBH16xBB", 0x80, 2, 22, value, 0)
+    request = OidRequest(Oid.TCP_OFFLOAD_PARAMETERS, RequestType.SET, bytearray(parameters))
+    result = card.oid_request(request, 0.0).result
+    assert result is not None
+    assert result.status is NdisStatus.SUCCESS
+
+
+@pytest.mark.rule(47, 60)
+def test_transport_sets_the_encapsulation_that_receive_waits_for() -> None:
+    cards = pair((U_ESP,), [association()])
+    for card in cards:
+        switch_v2(card, IpsecParameter.DISABLED)
+        switch_v2(card, IpsecParameter.AH_AND_ESP_ENABLED)
+    assert crosses(cards, UDP4)
+    assert (sealed(cards), opened(cards)) == ((1, 0), (1, 0))
+
+
+@pytest.mark.rule(39)
+def test_transport_sets_no_encapsulation_on_a_host_that_wants_no_offload() -> None:
+    cards = pair((U_ESP,), [association()], host=HostSwitches(enable_ipsec_offload=False))
+    for card in cards:
+        switch_v2(card, IpsecParameter.AH_AND_ESP_ENABLED)
+    assert crosses(cards, UDP4)
+    assert (sealed(cards), opened(cards)) == ((0, 1), (0, 1))
+
+
 @pytest.mark.rule(39)
 @pytest.mark.parametrize(
     "host", [HostSwitches(disable_task_offload=True), HostSwitches(enable_ipsec_offload=False)]
@@ -666,3 +695,52 @@ def test_peer_over_ipv6_sees_no_difference() -> None:
     cards[0].set_load_balanced(True)
     assert crosses(cards, UDP4, IPv6(**V6) / UDP() / MARK)
     assert (sealed(cards), opened(cards)) == ((0, 2), (2, 0))
+
+
+WRAP = 1 << 32
+
+
+def numbered(number: int) -> bytearray:
+    """What a peer sends with this number, by an SA with extended numbers."""
+    peer = engine(1)
+    peer.add_policy(policy(OUT, ANY, U_ESP))
+    peer.add_sa(replace(ESP_U, esn=True, sequence_number=number - 1), 0.0)
+    return bytearray(peer.send([NetBuffer(frame_of(UDP4))], 0.0).wire[0].frame)
+
+
+def arrives(card: ReferenceEngine, frame: bytes) -> bool:
+    return bool(card.receive([NetBuffer(bytearray(frame))], 0.0).host)
+
+
+@pytest.mark.rule(120, 184)
+@pytest.mark.parametrize(
+    "hand_over",
+    [
+        lambda card: card.set_load_balanced(True),
+        lambda card: card.restart(1.0),
+        lambda card: card.add_sa(card.sas()[0].sa, 1.0, replace=True),
+    ],
+    ids=["to software", "to a NIC that starts again", "to a NIC that is asked anew"],
+)
+def test_a_packet_of_long_ago_does_not_pass_for_a_new_one_when_an_sa_changes_hands(
+    hand_over: Callable[[ReferenceEngine], None],
+) -> None:
+    card = engine(2)
+    card.add_policy(policy(IN, ANY, U_ESP))
+    card.add_sa(replace(ESP_U, direction=IN, esn=True, sequence_number=WRAP), 0.0)
+    old = numbered(WRAP + 3)
+    assert all(arrives(card, numbered(WRAP + low)) for low in (3, 0x7000_0000, 0xE000_0000, 0xF000_0000))
+    assert not arrives(card, old)
+    hand_over(card)
+    assert not arrives(card, old)
+    assert arrives(card, numbered(WRAP + 0xF000_0001))
+    assert arrives(card, numbered(2 * WRAP + 1))
+
+
+def test_frames_on_both_sides_of_a_wrap_keep_their_upper_halves_when_they_are_the_first_of_software() -> None:
+    cards = engine(1), engine(2)
+    protect(cards, (U_ESP,), [replace(ESP_U, esn=True, sequence_number=WRAP - 3)])
+    cards[0].set_load_balanced(True)
+    sent = cards[0].send([NetBuffer(frame_of(UDP4)) for _ in range(6)], 0.0)
+    assert len(sent.wire) == 6
+    assert len(cards[1].receive(sent.wire, 0.0).host) == 6
