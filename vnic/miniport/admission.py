@@ -552,7 +552,9 @@ def _icv_length(
 
 
 def _numbers(suite: _Suite, element: SaElement) -> ExtendedNumbers | None:
-    return ExtendedNumbers(element.sequence_number_high_order) if suite.esn else None
+    if not suite.esn:
+        return None
+    return ExtendedNumbers(element.sequence_number_high_order, element.sequence_number_low_order)
 
 
 def _inbound(request: AddSa, plan: _Plan) -> InboundBundle:

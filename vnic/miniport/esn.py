@@ -17,19 +17,23 @@ _NONE_YET = -1
 class ExtendedNumbers:
     """What the NIC knows of the 64-bit numbers of one SA.
 
-    A request names only the upper half of the last number; the first packet after it then leaves two
-    candidates, one of which is tried first. From then on the number closest to the highest one is meant.
+    A binary request names only the upper half of the last number; the first packet after it then leaves two
+    candidates, one of which is tried first. From then on, and at once where the request names the whole
+    number, the number closest to the highest one is meant.
     """
 
     __slots__ = ("_high", "_highest")
 
-    def __init__(self, high: int) -> None:
+    def __init__(self, high: int, low: int | None = None) -> None:
         self._high = high
-        self._highest = _NONE_YET
+        self._highest = _NONE_YET if low is None else high << 32 | low
 
-    def rebase(self, high: int) -> None:
-        """Take `high` for the upper half of the last number, if it is not what the NIC has anyway."""
-        if self._highest == _NONE_YET or self._highest >> 32 != high:
+    def rebase(self, high: int, low: int | None = None) -> None:
+        """Take `high` for the upper half of the last number, if it is not what the NIC has anyway; with `low`
+        the whole number."""
+        if low is not None:
+            self._highest = high << 32 | low
+        elif self._highest == _NONE_YET or self._highest >> 32 != high:
             self._high = high
             self._highest = _NONE_YET
 

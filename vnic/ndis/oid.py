@@ -52,6 +52,9 @@ class SaElement:
     """IPSEC_OFFLOAD_V2_ESN_SA."""
     sequence_number_high_order: int = 0
     """Upper half of the extended sequence number at the start."""
+    sequence_number_low_order: int | None = None
+    """Lower half of it, where it is known: the NIC then takes for a packet's number the closest to it, as the
+    transport does. The binary structure has no such member; None: the first packet's may be any."""
 
 
 class OidVersion(IntEnum):
@@ -109,6 +112,8 @@ class UpdateSa:
     operation: Operation
     spi: int
     sequence_number_high_order: int
+    sequence_number_low_order: int | None = None
+    """As in `SaElement`; with it the NIC takes the whole number, whatever it had before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from vnic.ndis.oid import (
 )
 from vnic.transport.state import SaState
 
+_LOW_MASK = 0xFFFFFFFF
 _OPERATIONS = {IpsecProtocol.AH: Operation.AH, IpsecProtocol.ESP: Operation.ESP}
 PROTOCOLS = {Operation.AH: IpsecProtocol.AH, Operation.ESP: IpsecProtocol.ESP}
 """Protocol of each operation."""
@@ -38,18 +39,24 @@ def operation_of(sa: SecurityAssociation) -> Operation:
 
 def request_for(*states: SaState) -> AddSa:
     """The request that offloads SAs as one bundle, with their numbers as they are now: one SA, or ESP
-    then AH."""
+    then AH.
+
+    Whoever takes an SA up in the middle of its life is told the whole number: told the upper half alone it
+    would open a packet of long ago, which the transport would take for one of the next 2^32.
+    """
     first = states[0].sa
     return AddSa(
         inbound=first.direction is Direction.INBOUND,
         source=first.source,
         destination=first.destination,
-        elements=tuple(_element(state.sa, state.sequence_number) for state in states),
+        elements=tuple(_element(state) for state in states),
         portion=first.mode,
     )
 
 
-def _element(sa: SecurityAssociation, sequence_number: int) -> SaElement:
+def _element(state: SaState) -> SaElement:
+    sa = state.sa
+    number = state.sequence_number
     authentication = NO_ALGORITHM
     encryption = NO_ALGORITHM
     if sa.integrity is not None:
@@ -64,7 +71,8 @@ def _element(sa: SecurityAssociation, sequence_number: int) -> SaElement:
         authentication=authentication,
         encryption=encryption,
         esn=sa.esn,
-        sequence_number_high_order=sequence_number >> 32,
+        sequence_number_high_order=number >> 32,
+        sequence_number_low_order=number & _LOW_MASK if sa.esn and not state.half_known else None,
     )
 
 

@@ -4,7 +4,7 @@ Law: holds an SA only from the moment it is needed. Numbers and windows are the 
 for both; IVs never repeat because both take them from one source (the engine sees to that).
 
 Extended sequence numbers: either NIC follows the upper half by the packets it sees, and so loses it when the
-other has worked for 2^31 packets. Each is told anew (R120) long before.
+other has worked for 2^31 packets. Each is told the whole number anew (R120) long before.
 """
 
 from __future__ import annotations
@@ -72,9 +72,10 @@ class SoftwareIpsec:
         return True
 
     def rebase(self, state: SaState, number: int) -> None:
-        """Tell the software the upper half of an SA's number, if it holds the SA."""
+        """Tell the software the upper half of an SA's number, if it holds the SA; the lower may be any."""
         if state.software_handle:
-            _rebase(self._miniport, state.software_handle, state, number)
+            update = UpdateSa(state.software_handle, operation_of(state.sa), state.sa.spi, number >> 32)
+            self._miniport.update_sa(update)
             state.software_mark = number
 
     def seal(
@@ -133,8 +134,8 @@ class SoftwareIpsec:
             latest: number before the next packet here.
             highest: number when it has passed.
         """
-        if _is_stale(state, state.software_mark, latest):
-            self.rebase(state, latest)
+        if state.software_handle and _is_stale(state, state.software_mark, latest):
+            _tell_number(self._miniport, state.software_handle, state, latest)
         state.software_mark = highest
         if state.handle and _is_stale(state, state.nic_mark, highest):
             state.nic_mark = highest
@@ -163,7 +164,7 @@ class SoftwareIpsec:
     def _update_nic(self, state: SaState) -> None:
         if state.handle:
             with suppress(OidError):
-                _rebase(self._nic, state.handle, state, state.sequence_number)
+                _tell_number(self._nic, state.handle, state, state.sequence_number)
 
 
 def _is_stale(state: SaState, mark: int, number: int) -> bool:
@@ -177,12 +178,8 @@ def _is_stale(state: SaState, mark: int, number: int) -> bool:
     return not -_STALE < number - mark < _STALE
 
 
-def _rebase(miniport: Miniport, handle: OffloadHandle, state: SaState, number: int) -> None:
-    """Set the upper half of an SA's numbers.
-
-    A NIC that has this half already goes on as it is, and could be 2^31 numbers behind; so another half
-    comes first.
-    """
-    high = number >> 32
-    for half in (high ^ 1, high):
-        miniport.update_sa(UpdateSa(handle, operation_of(state.sa), state.sa.spi, half))
+def _tell_number(miniport: Miniport, handle: OffloadHandle, state: SaState, number: int) -> None:
+    """Tell a NIC where the numbers of an SA are."""
+    miniport.update_sa(
+        UpdateSa(handle, operation_of(state.sa), state.sa.spi, number >> 32, number & 0xFFFFFFFF)
+    )
