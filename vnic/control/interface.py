@@ -43,6 +43,8 @@ OffloadWord = Literal["nic", "software", "none"]
 UdpEspWord = Literal["udp_transport", "udp_tunnel", "transport_over_udp_tunnel", "udp_transport_over_tunnel"]
 RequestTypeWord = Literal["query", "set"]
 NblDirectionWord = Literal["send", "receive"]
+WireDirectionWord = Literal["tx", "rx"]
+AimWord = Literal["flip_icv", "replay", "hold", "release", "truncate", "stall"]
 EventWord = Literal[
     "subscribed",
     "lost",
@@ -385,6 +387,46 @@ class NblStatistics:
 
 
 @value
+class WireFaultState:
+    """What one direction of a wire does to frames because it was asked to, and has done."""
+
+    direction: WireDirectionWord
+    """tx: from the card to the wire."""
+    in_force: bool
+    """Anything is done to frames, or some are still on their way."""
+    loss: float
+    """Percent, as are the next three."""
+    duplicate: float
+    corrupt: float
+    reorder: float
+    reorder_packets: int
+    """How many later frames pass a reordered one."""
+    delay_ms: float
+    jitter_ms: float
+    rate: int
+    """Bits per second; 0 is no limit."""
+    limit: int
+    """Frames that may wait."""
+    seed: int
+    stalled: bool
+    armed: list[str]
+    """Aimed faults that wait for their packet."""
+    waiting: int
+    """Frames on their way or held back now."""
+    counts: dict[str, int]
+    """Faults done since the adapter was made, by kind."""
+
+
+@value
+class WireFaultCount:
+    """How often a fault was done to the wire of an adapter."""
+
+    direction: WireDirectionWord
+    kind: str
+    frames: int
+
+
+@value
 class AdapterStatistics:
     """All counters of one adapter."""
 
@@ -402,6 +444,8 @@ class AdapterStatistics:
     """Empty if they were not asked for."""
     nbl: NblStatistics | None
     """Null with the inline transport."""
+    wire_faults: list[WireFaultCount]
+    """Faults that the wire was asked for and did at least once."""
 
 
 @value
@@ -466,6 +510,8 @@ class AdapterState:
     """The registry of the adapter: standardized keywords and their values."""
     load_balancing: str | None
     """The load-balancing device above the TAP, which keeps IPsec from the NIC (R18); null is none."""
+    wire_faults: list[WireFaultState]
+    """Both directions of the wire, once faults were asked for; empty before."""
 
 
 @value
@@ -769,6 +815,62 @@ class RemoveAdapter(Call[AdapterReply]):
     """Pull the card out: every request is NOT_ACCEPTED from now on (R80), until the adapter is deleted."""
 
     name: str
+
+
+@call
+class SetWireFaults(Call[AdapterReply]):
+    """Make the wire of an adapter faulty; null leaves what is. The generator begins anew from its seed.
+
+    The same seed and the same frames give the same faults. A frame suffers one of loss, duplication,
+    corruption and reordering at most."""
+
+    name: str
+    direction: WireDirectionWord | None = None
+    """Null is both. tx: from the card to the wire."""
+    loss: float | None = None
+    """Percent of the frames, as are the next three."""
+    duplicate: float | None = None
+    corrupt: float | None = None
+    """One bit of each, anywhere behind the Ethernet header."""
+    reorder: float | None = None
+    reorder_packets: int | None = None
+    """How many later frames pass a reordered one: 1 to 65536; it goes on after a second at the latest."""
+    delay_ms: float | None = None
+    """0 to 60000."""
+    jitter_ms: float | None = None
+    """The delay is spread evenly over this much less and this much more."""
+    rate: int | None = None
+    """Bits per second, counting Ethernet frames without their FCS; 0 is no limit."""
+    limit: int | None = None
+    """Frames that may wait, 1000 until it is set; what comes beyond is dropped and counted."""
+    seed: int | None = None
+    """One is chosen, and shown, if none ever was given."""
+
+
+@call
+class DoWireFault(Call[AdapterReply]):
+    """Do one thing to the wire of an adapter.
+
+    flip_icv, hold and truncate wait for the next IPsec packet they fit; replay sends the last one again, or
+    the next if none was seen. Such a packet suffers nothing else. stall lets nothing move until release,
+    which also lets go what is held."""
+
+    name: str
+    action: AimWord
+    direction: WireDirectionWord | None = None
+    """Null: both for stall and release, tx for the others."""
+    value: int | None = None
+    """flip_icv: the bit, 0 is the first on the wire. replay: how often. hold: how many packets pass it, null
+    is until release. truncate: bytes of the frame that stay."""
+
+
+@call
+class ClearWireFaults(Call[AdapterReply]):
+    """Make the wire of an adapter a good one again; what is on its way arrives at once."""
+
+    name: str
+    direction: WireDirectionWord | None = None
+    """Null is both."""
 
 
 @call
@@ -1186,6 +1288,9 @@ CALLS: tuple[type[Call[Any]], ...] = (
     ResumeAdapter,
     RestartAdapter,
     RemoveAdapter,
+    SetWireFaults,
+    DoWireFault,
+    ClearWireFaults,
     ListAdapters,
     AddSa,
     ReplaceSa,

@@ -30,9 +30,11 @@ from vnic.daemon.events import Events
 from vnic.daemon.external import ExternalForwarder
 from vnic.daemon.forwarder import Forwarder
 from vnic.daemon.host import Host, TapDevice, Watch
+from vnic.daemon.icv import finder
 from vnic.daemon.requests import OidRequests, SliceTurns
 from vnic.daemon.settings import NO_WIRE
 from vnic.daemon.values import drop_event, name_of
+from vnic.daemon.wire_faults import WireFaults
 from vnic.engine.contract import Card, Engine, EngineEvent, ExternalCard
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.policy import PolicyAction
@@ -88,6 +90,7 @@ class Adapter:
         nbl: socket of the external transport, None with the inline one.
         failure: why it is of no further use; "" while it runs.
         mtu_fixed: the TAP's MTU was set and follows the wire and the policies no more.
+        faults: what its wire does to frames because it was asked to; None: nothing ever was asked.
         load_balancing: name of the load-balancing device above the TAP (R18), or None.
         requests: OID requests under way.
     """
@@ -110,6 +113,7 @@ class Adapter:
         self.mtu_fixed = settings.mtu is not None
         self.capture: Capture | None = None
         self.failure = ""
+        self.faults: WireFaults | None = None
         self.load_balancing: str | None = None
         self.requests = OidRequests(engine, surroundings.clock, turns)
         self.tap: TapDevice | None = None
@@ -412,8 +416,26 @@ class Adapter:
             frames_lost=writer.frames_lost,
         )
 
+    def change_faults(self, change: Callable[[WireFaults], None]) -> None:
+        """Have the wire do something to frames, or nothing any more.
+
+        Args:
+            change: makes the change, or refuses it whole.
+
+        Raises:
+            RequestError, OidError: as for `require_present`, and what `change` raises.
+        """
+        self.require_present()
+        faults = self.faults or WireFaults(finder(self.engine), self._surroundings.clock)
+        change(faults)
+        self.faults = faults
+        self._connect()
+        state = "its wire has faults on demand" if faults.in_force else "its wire is without faults again"
+        self._tell("adapter_changed", f"adapter {self.name}: {state}")
+
     def _connect(self) -> None:
-        """Hand the forwarder its ports, with the recorder before the one it records."""
+        """Hand the forwarder its ports: the recorder before the one it records, and the faults of a wire
+        before that, so that a recording has what is really on the wire."""
         tap: Port | None = self.tap
         wire = self.wire
         if self._writer is not None and self.capture is not None:
@@ -421,6 +443,8 @@ class Adapter:
                 tap = CapturePort(tap, self._writer)
             else:
                 wire = CapturePort(wire, self._writer)
+        if self.faults is not None and self.faults.in_force:
+            wire = self.faults.before(wire)
         if isinstance(self.forwarder, Forwarder) and tap is not None:
             self.forwarder.use_tap(tap)
         self.forwarder.use_wire(wire)

@@ -119,21 +119,19 @@ class ExternalForwarder:
 
     def _watch_wire(self) -> None:
         descriptor = self.wire.fileno()
-        if descriptor is None:
-            self.wire.set_wake(self._wake)
-        else:
+        if descriptor is not None:
             self._loop.add_reader(descriptor, self._from_wire)
             self._wire_watched = descriptor
+        self.wire.set_wake(self._wake)
 
     def _unwatch_wire(self) -> None:
         if self._wire_watched is not None:
             self._loop.remove_reader(self._wire_watched)
             self._wire_watched = None
-        elif self.wire.fileno() is None:
-            self.wire.set_wake(None)
-            if self._pump is not None:
-                self._pump.cancel()
-                self._pump = None
+        self.wire.set_wake(None)
+        if self._pump is not None:
+            self._pump.cancel()
+            self._pump = None
 
     def _watch_driver(self) -> None:
         """Watch the driver for what it may do now, and let it go when it is gone."""
@@ -160,7 +158,7 @@ class ExternalForwarder:
                 self._on_driver("the protocol driver is gone")
 
     def _wake(self) -> None:
-        """A wire without descriptor has frames: take them on the loop's next turn."""
+        """The wire has frames that no descriptor tells of: take them on the loop's next turn."""
         if self._pump is None:
             self._pump = self._loop.call_soon(self._from_link)
 

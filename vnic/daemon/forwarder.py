@@ -86,24 +86,22 @@ class Forwarder:
 
     def _watch(self, side: str, port: Port, ready: Callable[[], None]) -> None:
         descriptor = port.fileno()
-        if descriptor is None:
-            port.set_wake(self._wake)
-        else:
+        if descriptor is not None:
             self._loop.add_reader(descriptor, ready)
             self._watched[side] = descriptor
+        port.set_wake(self._wake)
 
     def _unwatch(self, side: str, port: Port) -> None:
         descriptor = self._watched.pop(side, None)
         if descriptor is not None:
             self._loop.remove_reader(descriptor)
-        elif port.fileno() is None:
-            port.set_wake(None)
-            if self._pump is not None:
-                self._pump.cancel()
-                self._pump = None
+        port.set_wake(None)
+        if side == "wire" and self._pump is not None:
+            self._pump.cancel()
+            self._pump = None
 
     def _wake(self) -> None:
-        """A port without descriptor has frames: take them on the loop's next turn."""
+        """The wire has frames that no descriptor tells of: take them on the loop's next turn."""
         if self._pump is None:
             self._pump = self._loop.call_soon(self._from_link)
 

@@ -52,11 +52,12 @@ class Port(Protocol):
     counters: PortCounters
 
     def fileno(self) -> int | None:
-        """The descriptor to watch for reading, or None when `set_wake` is the signal instead."""
+        """The descriptor to watch for reading, or None when `set_wake` is the only signal."""
         ...
 
     def set_wake(self, wake: Callable[[], None] | None) -> None:
-        """Have `wake` called when frames wait and there is no descriptor to watch."""
+        """Have `wake` called when frames wait that no descriptor tells of. It must only schedule a
+        `receive_burst`, not do it."""
         ...
 
     def receive_burst(self) -> list[NetBuffer]:

@@ -141,6 +141,7 @@ ADAPTER = api.AdapterState(
     software=True,
     keywords={"*IPsecOffloadV1IPv4": 3, "*IPsecOffloadV2": 3, "*IPsecOffloadV2IPv4": 3},
     load_balancing=None,
+    wire_faults=[],
 )
 EXTERNAL = replace(
     ADAPTER,
@@ -263,6 +264,7 @@ STATISTICS = api.AdapterStatistics(
     sa_count=2,
     sas=[STATE_OUT, STATE_IN],
     nbl=None,
+    wire_faults=[],
 )
 NDIS = api.NdisCapabilities(
     encapsulation=2,

@@ -79,7 +79,7 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(TEXTS, values_of(arguments[1]), max_size=3)
     if dataclasses.is_dataclass(annotation):
         return messages_of(annotation)
-    return {str: TEXTS, int: INTEGERS, bool: st.booleans()}[annotation]
+    return {str: TEXTS, int: INTEGERS, float: st.floats(), bool: st.booleans()}[annotation]
 
 
 def messages_of(message: Any) -> st.SearchStrategy[Any]:

@@ -87,6 +87,8 @@ def test_ports_and_a_stopped_nic_have_no_kernel_counter() -> None:
         "link_queue_full",
         "nbl_queue_full",
         "nbl_no_driver",
+        "fault_loss",
+        "fault_queue_full",
         "nic_stopped",
     }
     assert not any(reason.xfrm_stat for reason in ports)
