@@ -772,8 +772,6 @@ class SetAdapter(Call[AdapterReply]):
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
     capture: Capture | None = None
-    software: bool | None = None
-    """It is chosen when the adapter is made; any other value than it has is refused."""
     keywords: dict[str, int] | None = None
     """Written to the registry; in force after RestartAdapter."""
 

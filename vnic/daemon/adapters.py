@@ -394,18 +394,10 @@ def _check_change(request: SetAdapter) -> None:
 def _check_transport(adapter: Adapter, request: SetAdapter) -> None:
     """Refuse to change what the adapter's transport does not have, or has for good."""
     if adapter.inline is not None:
-        if request.software not in (None, adapter.inline.software):
-            raise RequestError(
-                "software IPsec is chosen when an adapter is made; delete it and add it again",
-                field="software",
-                value=str(request.software).lower(),
-                allowed=str(adapter.inline.software).lower(),
-            )
         return
     for what, members in (
         ("TAP", ("mtu", "mac", "addresses", "up")),
         ("policies", _POLICY_MEMBERS),
-        ("software IPsec", ("software",)),
     ):
         for member in members:
             value = getattr(request, member)
