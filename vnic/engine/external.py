@@ -8,6 +8,7 @@ Source: sheet §4.7, §6, §7; R84-R123, R167, R171, R197.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -60,13 +61,20 @@ class _Books:
     def __init__(self) -> None:
         self.held: dict[OffloadHandle, _Held] = {}
         self.sa_count = 0
-        self._names: dict[SaId, tuple[OffloadHandle, ...]] = {}
+        self._names: dict[SaId, OffloadHandle | OrderedDict[OffloadHandle, None]] = {}
+        """By name the bundle that has it; all of them, oldest first, where there are several."""
 
     def enter(self, handle: OffloadHandle, held: _Held) -> None:
         self.held[handle] = held
         for sa in _names(held.request):
             self.sa_count += 1
-            self._names[sa] = (*self._names.get(sa, ()), handle)
+            named = self._names.get(sa)
+            if named is None:
+                self._names[sa] = handle
+            elif isinstance(named, OrderedDict):
+                named[handle] = None
+            else:
+                self._names[sa] = OrderedDict.fromkeys((named, handle))
 
     def strike(self, handle: OffloadHandle) -> _Held | None:
         held = self.held.pop(handle, None)
@@ -74,9 +82,9 @@ class _Books:
             return None
         for sa in _names(held.request):
             self.sa_count -= 1
-            rest = tuple(other for other in self._names[sa] if other != handle)
-            if rest:
-                self._names[sa] = rest
+            named = self._names[sa]
+            if isinstance(named, OrderedDict) and len(named) > 1:
+                del named[handle]
             else:
                 del self._names[sa]
         if not self.held:
@@ -86,8 +94,8 @@ class _Books:
 
     def find(self, sa: SaId) -> OffloadHandle | None:
         """The oldest bundle that has an SA of this name."""
-        handles = self._names.get(sa)
-        return None if handles is None else handles[0]
+        named = self._names.get(sa)
+        return next(iter(named)) if isinstance(named, OrderedDict) else named
 
     def clear(self) -> None:
         self.held = {}
@@ -296,6 +304,7 @@ class ExternalEngine:
                 value=sa.direction.value,
                 allowed=present.direction.value,
             )
+        self._check_offered(sa, *rest)
         # Out first: there may be room for one only, and an inbound name or a counter-mode key is held once.
         self._withdraw(old)
         try:
@@ -303,8 +312,13 @@ class ExternalEngine:
         except VnicError:
             self._enter(held)
             raise
-        for other in rest:
-            self._enter(_Held(other, held.add_time))
+        try:
+            for other in rest:
+                self._enter(_Held(other, held.add_time))
+        except VnicError:
+            self._withdraw(handle)
+            self._enter(held)
+            raise
         return handle
 
     def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
@@ -328,8 +342,9 @@ class ExternalEngine:
         handle = self._books.find(sa)
         if handle is None:
             raise _unknown(sa)
+        present, rest = _apart(self._books.held[handle], sa)
+        self._check_offered(*rest)
         held = self._withdraw(handle)
-        present, rest = _apart(held, sa)
         for other in rest:
             self._enter(_Held(other, held.add_time))
         return present
@@ -367,6 +382,19 @@ class ExternalEngine:
             raise
         self._books.enter(handle, _Held(sa, now))
         return handle
+
+    def _check_offered(self, *associations: SecurityAssociation) -> None:
+        """Refuse what the NIC, as it is configured now, would not hold, before anything is withdrawn for it.
+
+        Raises:
+            OidError: as `MiniportAdapter.check_sa`.
+        """
+        for sa in associations:
+            try:
+                self._miniport.check_sa(_request(sa))
+            except OidError as error:
+                error.field = word_for(error.field, sa)
+                raise
 
     def _enter(self, held: _Held) -> None:
         """Offload again what was held a moment ago, under a new handle."""

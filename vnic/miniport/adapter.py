@@ -300,6 +300,15 @@ class MiniportAdapter(Miniport):
         self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
         return self._table.add(self._admission.admit(request))
 
+    def check_sa(self, request: AddSa) -> None:
+        """Refuse an SA that no NIC as this one is configured now could hold, whatever else it holds.
+
+        Raises:
+            OidError: INVALID_DATA, NOT_SUPPORTED, RESET_IN_PROGRESS, NOT_ACCEPTED as `add_sa`.
+        """
+        self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        self._admission.check(request)
+
     def update_sa(self, request: UpdateSa) -> None:
         self.check_accepting(NdisStatus.RESET_IN_PROGRESS)
         element = self._table.element(request.handle, request.operation)

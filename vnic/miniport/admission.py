@@ -229,6 +229,14 @@ class Admission:
             OidVersion.V2: _Offer.of_v2(able.ipsec_v2),
         }
 
+    def check(self, request: AddSa) -> None:
+        """Judge a request by itself, whatever the table holds.
+
+        Raises:
+            OidError: INVALID_DATA, NOT_SUPPORTED.
+        """
+        _plan(self._offers[request.version], request)
+
     def admit(self, request: AddSa) -> Bundle:
         """Give the bundle of a request, not stored yet. The NIC holds its counter-mode keys from now on, so
         it must go into the table, or be released there.
