@@ -290,6 +290,13 @@ def _send(source: str, to: str, port: int, payloads: list[str]) -> None:
             end.sendto(bytes.fromhex(payload), (to, port))
 
 
+def _send_raw(source: str, to: str, packets: list[str]) -> None:
+    with socket.socket(FAMILIES[6 if ":" in to else 4], socket.SOCK_RAW, socket.IPPROTO_RAW) as end:
+        end.bind((source, 0))
+        for packet in packets:
+            end.sendto(bytes.fromhex(packet), (to, 0))
+
+
 def _halt() -> None:
     # sys_reboot of the library: RB_POWER_OFF.
     ctypes.CDLL(None).reboot(0x4321FEDC)
@@ -301,6 +308,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "listen": Ears.listen,
     "hear": Ears.hear,
     "send": _send,
+    "send_raw": _send_raw,
     "read": lambda path: Path(path).read_text(),
     "write": lambda path, text: Path(path).write_text(text),
     "ping": lambda **words: ping(socket.socket, **words),

@@ -14,6 +14,7 @@ Source: user-mode-linux(1); the arguments are those of Debian's 6.1.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -69,6 +70,7 @@ PORT = 7009
 
 NETWORKS = {4: "10.9.0.0/16", 6: "fd09::/16"}
 _PER_BYTE = 250
+_PR_SET_PDEATHSIG = 1
 
 
 @functools.cache
@@ -107,6 +109,7 @@ class Guest:
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
         self._pending = b""
+        self._lost = False
         try:
             with self._console.open("wb") as console:
                 self._process = subprocess.Popen(
@@ -124,6 +127,7 @@ class Guest:
                     env=os.environ | {"LD_PRELOAD": str(library)},
                     # Its processes are a group of their own, which ends as one.
                     start_new_session=True,
+                    preexec_fn=_end_with_the_test,
                 )
         finally:
             os.close(requests)
@@ -144,6 +148,8 @@ class Guest:
         Raises:
             GuestError: it failed, or there was no answer in time.
         """
+        if self._lost:
+            raise GuestError("the guest was lost before")
         data = json.dumps({"operation": operation} | words).encode() + b"\n"
         with contextlib.ExitStack() as stack:
             if len(data) > SERIAL_LIMIT:
@@ -161,6 +167,8 @@ class Guest:
             readable, _, _ = select.select([self._answers], [], [], max(deadline - time.monotonic(), 0))
             part = os.read(self._answers, 1 << 16) if readable else b""
             if not part:
+                # A late answer would be taken for that to the next request.
+                self._lost = True
                 what = "ended" if readable else "did not answer"
                 raise GuestError(f"the guest {what}; its console:\n{self.console[-4000:]}")
             self._pending += part
@@ -206,6 +214,11 @@ class Guest:
         for end in (self._requests, self._answers):
             with contextlib.suppress(OSError):
                 os.close(end)
+
+
+def _end_with_the_test() -> None:
+    # UML cleans up on SIGTERM, also of a test run that was killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _xstate_library(directory: Path) -> Path:
