@@ -239,7 +239,7 @@ class Inbound:
         if protocol != ESP or kind != b"\x08\0" or first != 0x45 or fragment not in _ATOMIC:
             return False
         state = self._sad.inbound.get((destination, ESP, spi))
-        if state is None or (frame[16] << 8 | frame[17]) != len(frame) - 14:
+        if state is None or not state.handle or (frame[16] << 8 | frame[17]) != len(frame) - 14:
             return False
         sa = state.sa
         payload = 42 + state.iv_length
@@ -308,7 +308,7 @@ class Inbound:
         asked = info is not None and info.sa_delete_req
         if asked:
             self._note_deletion_request(self._lookup(frame, header))
-        if info is not None and not info.crypto_done and info.crypto_status is CryptoStatus.SUCCESS:
+        if info is not None and not info.verified and self._left_to_software(frame, header, info):
             info = None
         buffer.vnet = None
         layers: list[_Layer] = []
@@ -334,6 +334,14 @@ class Inbound:
         if not layers:
             raise _Dropped(DropReason.IN_CRYPTO)
         self._judge(frame, header, tuple(layers), now, helped=helped)
+
+    def _left_to_software(self, frame: bytearray, header: IpHeader, info: ReceiveInfo) -> bool:
+        """Whether a frame that the NIC did not open says nothing against its SA: the NIC did not try, or, for
+        want of that SA, tried one for any destination (R99)."""
+        if not info.crypto_done:
+            return info.crypto_status is CryptoStatus.SUCCESS
+        state = self._lookup(frame, header)
+        return self._sad.software is not None and state is not None and not state.handle
 
     def _note_deletion_request(self, state: SaState | None) -> None:
         if state is not None and state.handle:

@@ -48,8 +48,11 @@ from vnic.ndis.configuration_structs import IpsecParameter, OffloadParameters
 from vnic.ndis.keywords import HostSwitches, IpsecKeyword, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
 from vnic.ndis.oids import Oid, OidRequest, RequestType
+from vnic.ndis.oid import AddSa
 from vnic.ndis.status import NdisStatus
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
+from vnic.transport.requests import request_for
+from vnic.transport.state import SaState
 
 V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 V6 = {"src": "fd01::1", "dst": "fd02::1"}
@@ -744,3 +747,44 @@ def test_frames_on_both_sides_of_a_wrap_keep_their_upper_halves_when_they_are_th
     sent = cards[0].send([NetBuffer(frame_of(UDP4)) for _ in range(6)], 0.0)
     assert len(sent.wire) == 6
     assert len(cards[1].receive(sent.wire, 0.0).host) == 6
+
+
+def for_any_destination(sa: SecurityAssociation) -> AddSa:
+    """The request of a driver that adds an inbound SA of this SPI and these keys for any addresses (R99)."""
+    request = request_for(SaState(replace(sa, direction=IN), 0.0))
+    return replace(request, source=bytes(4), destination=bytes(4), portion=None)
+
+
+OTHER_U = association(OUT, TUNNEL, NEAR, FAR, spi=0x3333, seed=7)
+
+
+def sent_with(sa: SecurityAssociation) -> bytearray:
+    peer = engine(1)
+    peer.add_policy(policy(OUT, ANY, U_ESP))
+    peer.add_sa(sa, 0.0)
+    return peer.send([NetBuffer(frame_of(UDP4))], 0.0).wire[0].frame
+
+
+def card_with_a_wider_sa() -> ReferenceEngine:
+    """A full NIC that holds an SA for any destination, and software with one of the same SPI for this card."""
+    card = engine(2, capabilities={"sa_offload_capacity": 1})
+    card.add_policy(policy(IN, ANY, U_ESP))
+    card._sad.add_sa(for_any_destination(OTHER_U))
+    assert card.add_sa(replace(ESP_U, direction=IN), 0.0).offload is Offload.SOFTWARE
+    return card
+
+
+@pytest.mark.rule(99, 173)
+def test_an_sa_for_any_destination_in_the_nic_does_not_hide_the_right_one_in_software() -> None:
+    assert arrives(card_with_a_wider_sa(), sent_with(ESP_U))
+
+
+@pytest.mark.rule(99, 173)
+def test_a_packet_of_an_sa_for_any_destination_never_passes_for_one_of_the_right_sa() -> None:
+    card = card_with_a_wider_sa()
+    # While the NIC looks away software opens the flow, and the policy's verdict is remembered.
+    card.set_load_balanced(True)
+    assert arrives(card, sent_with(ESP_U))
+    card.set_load_balanced(False)
+    assert not arrives(card, sent_with(replace(OTHER_U, sequence_number=100)))
+    assert {report.counters.packets for report in card.sas()} == {0, 1}
