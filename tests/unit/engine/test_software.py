@@ -47,8 +47,8 @@ from vnic.ndis.capabilities import (
 from vnic.ndis.configuration_structs import IpsecParameter, OffloadParameters
 from vnic.ndis.keywords import HostSwitches, IpsecKeyword, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
-from vnic.ndis.oids import Oid, OidRequest, RequestType
 from vnic.ndis.oid import AddSa
+from vnic.ndis.oids import Oid, OidRequest, RequestType
 from vnic.ndis.status import NdisStatus
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
 from vnic.transport.requests import request_for
@@ -766,7 +766,7 @@ def sent_with(sa: SecurityAssociation) -> bytearray:
 
 
 def card_with_a_wider_sa() -> ReferenceEngine:
-    """A full NIC that holds an SA for any destination, and software with one of the same SPI for this card."""
+    """A full NIC that holds an SA for any destination, and software with one of its SPI for this card."""
     card = engine(2, capabilities={"sa_offload_capacity": 1})
     card.add_policy(policy(IN, ANY, U_ESP))
     card._sad.add_sa(for_any_destination(OTHER_U))
