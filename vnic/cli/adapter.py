@@ -27,6 +27,7 @@ from vnic.cli.grammar import (
 )
 from vnic.cli.render import paint, table
 from vnic.cli.session import Session
+from vnic.cli.wire import fault_lines
 from vnic.cli.words import UsageError, Words
 from vnic.control.interface import (
     AdapterState,
@@ -323,6 +324,7 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
         lines.append(f"transport external nbl-socket {state.nbl_socket} driver {driver}")
     lines += _tap_lines(tap)
     lines.append(f"wire {wire.kind} {_where(wire.name, wire.netns)}".rstrip() + f" mtu {wire.mtu}")
+    lines += fault_lines(state)
     if state.transport == "external":
         lines.append(f"sas {state.sa_count}")
     else:

@@ -30,6 +30,7 @@ class Entry:
 
 ENTRIES = (
     Entry("adapter", "virtual cards: a TAP for the host, a wire behind the card", "adapter", "ADAPTER"),
+    Entry("wire", "a faulty wire on demand", "wire", "WIRE"),
     Entry("xfrm", "SAs and policies in the words of `ip xfrm`", "xfrm", "XFRM"),
     Entry("sa", "security associations, in short words", "sa", "SA"),
     Entry("policy", "security policies, in short words", "policy", "POLICY"),

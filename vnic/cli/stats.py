@@ -89,6 +89,13 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
     ]
     if drops:
         text += table(["DROP", "PLACE", "PACKETS", "REASON"], drops, session, right=frozenset({2}))
+    if one.wire_faults:
+        text += table(
+            ["WIRE FAULT", "DIR", "FRAMES"],
+            [[fault.kind, fault.direction, fault.frames] for fault in one.wire_faults],
+            session,
+            right=frozenset({2}),
+        )
     if one.forwarder_errors or session.options.details:
         text += f"forwarder errors {one.forwarder_errors}\n"
     if session.options.statistics and one.sas:

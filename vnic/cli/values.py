@@ -6,6 +6,7 @@ that field; numbers are read as `ip` reads them (0x… hexadecimal, 0… octal).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -190,3 +191,86 @@ def mtu(word: str, field: str) -> int:
     except UsageError as error:
         error.allowed += ", default"
         raise
+
+
+_DECIMAL = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([a-zA-Z%]*)")
+
+_TIME_UNITS_MS = {"us": 0.001, "usec": 0.001, "ms": 1.0, "msec": 1.0, "s": 1000.0, "sec": 1000.0}
+_PREFIXES = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 1 << 10,
+    "mi": 1 << 20,
+    "gi": 1 << 30,
+    "ti": 1 << 40,
+}
+_RATE_UNITS = {
+    f"{prefix}{unit}": factor * bits
+    for unit, bits in (("bit", 1), ("bps", 8))
+    for prefix, factor in _PREFIXES.items()
+}
+"""As tc(8) has them: `bps` is bytes per second."""
+
+
+def _measured(word: str) -> tuple[float, str] | None:
+    """Split a decimal number and its unit, or None."""
+    found = _DECIMAL.fullmatch(word)
+    return None if found is None else (float(found[1]), found[2].lower())
+
+
+def percent(word: str, field: str) -> float:
+    """Read a share of the frames; the % may be left out, as in tc."""
+    allowed = "0% to 100%"
+    measured = _measured(word)
+    if measured is None or measured[1] not in ("", "%"):
+        raise refuse("is not a percentage", word, field, allowed)
+    if measured[0] > 100:
+        raise refuse("is out of range", word, field, allowed)
+    return measured[0]
+
+
+def milliseconds(high: int) -> Callable[[str, str], float]:
+    """Make a converter for times up to `high` ms. A unit is needed: tc takes a bare number for microseconds,
+    which hardly anybody means."""
+    allowed = f"0 to {high}ms, with its unit: 2ms, 500us, 1.5s"
+
+    def convert(word: str, field: str) -> float:
+        measured = _measured(word)
+        if measured is not None and measured == (0.0, ""):
+            return 0.0
+        if measured is None or measured[1] not in _TIME_UNITS_MS:
+            raise refuse("is not a time with a unit", word, field, allowed)
+        time = measured[0] * _TIME_UNITS_MS[measured[1]]
+        if time > high:
+            raise refuse("is out of range", word, field, allowed)
+        return time
+
+    return convert
+
+
+def rate(high: int) -> Callable[[str, str], int]:
+    """Make a converter for rates of at least 1kbit and up to `high` bits per second; 0 is none."""
+    low = 1000
+    allowed = f"1kbit to {rate_text(high)}, such as 100mbit, or 0 for no limit"
+
+    def convert(word: str, field: str) -> int:
+        measured = _measured(word)
+        if measured is None or measured[1] not in {"", *_RATE_UNITS}:
+            raise refuse("is not a rate", word, field, allowed)
+        bits = round(measured[0] * _RATE_UNITS.get(measured[1], 1))
+        if bits and not low <= bits <= high:
+            raise refuse("is out of range", word, field, allowed)
+        return bits
+
+    return convert
+
+
+def rate_text(bits: int) -> str:
+    """Write bits per second in the largest unit that loses nothing: 100mbit."""
+    for prefix in ("t", "g", "m", "k"):
+        if bits and bits % _PREFIXES[prefix] == 0:
+            return f"{bits // _PREFIXES[prefix]}{prefix}bit"
+    return f"{bits}bit"
