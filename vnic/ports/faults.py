@@ -161,6 +161,8 @@ class FaultLine:
         self._order = itertools.count()
         self._earliest = math.inf
         self._line_free = -math.inf
+        self._passed: list[NetBuffer] = []
+        self._most: float = math.inf
         self._last: bytes | None = None
 
     # ---------------------------------------------------------------------------------------- state
@@ -168,7 +170,7 @@ class FaultLine:
     @property
     def waiting(self) -> int:
         """Frames inside."""
-        return len(self._queue) + len(self._displaced)
+        return len(self._passed) + len(self._queue) + len(self._displaced)
 
     @property
     def armed(self) -> tuple[Aimed, ...]:
@@ -178,12 +180,12 @@ class FaultLine:
     @property
     def in_force(self) -> bool:
         """Whether anything is asked of it, or inside."""
-        return bool(
-            not self.settings.neutral or self._armed or self.stalled or self._queue or self._displaced
-        )
+        return bool(not self.settings.neutral or self._armed or self.stalled or self.waiting)
 
     def next_due(self) -> float | None:
         """When the next frame comes out by itself; None: nothing does."""
+        if self._passed:
+            return -math.inf
         if self.stalled:
             return None
         due = min(self._earliest, self._queue[0][0] if self._queue else math.inf)
@@ -238,14 +240,11 @@ class FaultLine:
             most: give no more than this many; the rest stays due.
         """
         if self.in_force:
-            passed: list[NetBuffer] = []
+            self._most = math.inf if most is None else most
             for buffer in burst:
-                if self.waiting >= self.settings.limit:
-                    # What need not wait takes nobody's room.
-                    self._due(now, most, passed)
                 self._take(buffer, now)
-            self._due(now, most, passed)
-            burst = passed
+            self._pass_due(now)
+            burst, self._passed = self._passed, []
         for buffer in reversed(burst):
             if self._find_icv(buffer.frame) is not None:
                 self._last = bytes(buffer.frame)
@@ -267,7 +266,7 @@ class FaultLine:
             self._corrupt(buffer.frame)
             self._enter(buffer, now)
         elif settings.reorder and chance() * 100 < settings.reorder:
-            if self._displace(buffer, settings.reorder_packets, now + REORDER_PATIENCE_S):
+            if self._displace(buffer, settings.reorder_packets, now + REORDER_PATIENCE_S, now):
                 self.counts["reordered"] += 1
         else:
             self._enter(buffer, now)
@@ -286,7 +285,7 @@ class FaultLine:
         self._armed.remove(aimed)
         kind, value = aimed
         if kind == "hold":
-            if self._displace(buffer, value or math.inf, math.inf):
+            if self._displace(buffer, value or math.inf, math.inf, now):
                 self.counts["held"] += 1
             return True
         if kind == "flip_icv":
@@ -318,17 +317,21 @@ class FaultLine:
         self.counts[kind] += 1
         self.drops[reason] = self.drops.get(reason, 0) + 1
 
-    def _room(self, buffer: NetBuffer) -> bool:
+    def _room(self, buffer: NetBuffer, now: float) -> bool:
         """Whether a frame may wait here; counts it as lost if not."""
+        limit = self.settings.limit
+        if len(self._queue) + len(self._displaced) >= limit:
+            # What need not wait takes nobody's room.
+            self._pass_due(now)
         length = len(buffer.frame)
-        if self.waiting >= self.settings.limit or self._bytes + length > MAX_WAITING_BYTES:
+        if len(self._queue) + len(self._displaced) >= limit or self._bytes + length > MAX_WAITING_BYTES:
             self._lose("overflowed", _FULL)
             return False
         self._bytes += length
         return True
 
-    def _displace(self, buffer: NetBuffer, packets: float, deadline: float) -> bool:
-        if not self._room(buffer):
+    def _displace(self, buffer: NetBuffer, packets: float, deadline: float, now: float) -> bool:
+        if not self._room(buffer, now):
             return False
         one = _Displaced(self._entered + packets, next(self._order), deadline, buffer)
         heapq.heappush(self._displaced, one)
@@ -337,7 +340,7 @@ class FaultLine:
 
     def _enter(self, buffer: NetBuffer, now: float) -> None:
         """Put a frame on its way, and behind it those that it was the last to pass."""
-        if not self._room(buffer):
+        if not self._room(buffer, now):
             return
         self._push(buffer, now)
         while self._displaced and self._displaced[0].target <= self._entered:
@@ -366,14 +369,14 @@ class FaultLine:
         for one in going:
             self._push(one.buffer, now)
 
-    def _due(self, now: float, most: int | None, passed: list[NetBuffer]) -> None:
-        """Move what is due to `passed`, which holds no more than `most` in the end."""
+    def _pass_due(self, now: float) -> None:
+        """Let out what is due, as many as may come out at once."""
         if self.stalled:
             return
         if self._earliest <= now:
             self._let_go(lambda one: one.deadline <= now, now)
-        queue = self._queue
-        while queue and queue[0][0] <= now and (most is None or len(passed) < most):
+        queue, passed = self._queue, self._passed
+        while queue and queue[0][0] <= now and len(passed) < self._most:
             buffer = heapq.heappop(queue)[2]
             self._bytes -= len(buffer.frame)
             passed.append(buffer)
