@@ -39,7 +39,7 @@ _UPPER_HALF = 0xFFFFFFFF
 _MAX_SNAP_LENGTH = 1 << 20
 
 _SAS_A_TURN = 64
-"""SAs deleted before the frames get a turn."""
+"""SAs deleted, or told of, before the frames get a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,13 +578,19 @@ class Handlers:
         log.debug("adapter %s: %s of %s", adapter.name, message.request_type, name_of(request.oid))
         before = self._reports_of(adapter, oid_calls.to_be_deleted(request))
         result = await adapter.oid_request(request)
-        for report in before:
-            if adapter.engine.find_sa(report.sa.id) is None:
-                self._tell_sa("sa_deleted", adapter, report.sa, report.offload_handle)
-        for report in self._reports_of(adapter, oid_calls.added(request, result)):
-            self._tell_sa("sa_added", adapter, report.sa, report.offload_handle)
+        gone = [report for report in before if adapter.engine.find_sa(report.sa.id) is None]
+        await self._tell_sas("sa_deleted", adapter, gone)
+        come = self._reports_of(adapter, oid_calls.added(request, result))
+        await self._tell_sas("sa_added", adapter, come)
         await self._adapters.refresh_mtu(adapter)
         return oid_calls.reply_of(request, result)
+
+    async def _tell_sas(self, kind: api.EventWord, adapter: Adapter, those: list[SaReport]) -> None:
+        """Tell of the SAs of a list, which may be thousands, a few at a time."""
+        for number, report in enumerate(those, start=1):
+            self._tell_sa(kind, adapter, report.sa, report.offload_handle)
+            if number % _SAS_A_TURN == 0:
+                await asyncio.sleep(0)
 
     def _reports_of(self, adapter: Adapter, handles: list[int]) -> list[SaReport]:
         """Describe the SAs of some handles, if anybody is to hear of them."""

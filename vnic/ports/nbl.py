@@ -161,7 +161,8 @@ class NblPort:
             driver.close()
 
     def receive_burst(self) -> list[NblMessage | BadMessage]:
-        """Take the messages that wait, at most BURST_FRAMES, each a send or bad; in order.
+        """Take the messages that wait, at most BURST_FRAMES and none behind a large send, which may become
+        thousands of packets; each a send or bad; in order.
 
         An empty message cannot be told from a hang-up, and is one.
         """
@@ -188,6 +189,8 @@ class NblPort:
             if not isinstance(message, BadMessage) or message.request_id is not None:
                 counters.sends += 1
             burst.append(message)
+            if isinstance(message, NblMessage) and message.slots.large_send:
+                break
         return burst
 
     def complete(self, completions: Iterable[NblMessage]) -> None:

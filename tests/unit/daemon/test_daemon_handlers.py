@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+from base64 import b64encode
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
 from daemon_fakes import World, run
+from nic_frames import CBC_SHA1, add_request
 
 from vnic.control import interface as api
 from vnic.daemon.handlers import About, Handlers
@@ -14,6 +17,7 @@ from vnic.errors import OidError, PortError, RequestError
 from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES
 from vnic.ipsec.drops import DropReason
 from vnic.ndis.status import NdisStatus
+from vnic.ndis.structs import pack_add_sa
 
 T = TypeVar("T")
 
@@ -683,5 +687,35 @@ def test_keys_are_exported_for_wireshark() -> None:
                 '"64-bit","0x5"',
             ]
             await desk.refused(api.ExportKeys(format="pgp"), "format")
+
+    run(work())
+
+
+def test_telling_of_a_long_list_of_sas_lets_the_frames_pass() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            base = add_request((CBC_SHA1,))
+            (element,) = base.elements
+            buffer = pack_add_sa(
+                [replace(base, elements=(replace(element, spi=1000 + i),)) for i in range(500)]
+            )
+            heard: list[int] = []
+
+            async def frames() -> None:
+                while True:
+                    heard.append(len(desk.world.events.all))
+                    await asyncio.sleep(0)
+
+            passing = asyncio.create_task(frames())
+            message = api.OidRequest(
+                adapter="left",
+                oid="tcp_task_ipsec_offload_v2_add_sa",
+                request_type="set",
+                information_buffer=b64encode(buffer).decode(),
+            )
+            reply = await desk.call(message)
+            passing.cancel()
+            assert len(reply.handles) == len(desk.world.events.all) == 500
+            assert max(now - before for before, now in pairwise([*heard, 500])) <= 64
 
     run(work())

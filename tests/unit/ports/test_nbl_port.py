@@ -248,3 +248,14 @@ def test_nothing_moves_after_the_end(port: NblPort, driver: socket.socket) -> No
     port.indicate_status(DONE)
     port.flush()
     assert driver.recv(100) == b""
+
+
+def test_a_large_send_ends_a_burst_for_it_may_become_thousands_of_packets(
+    port: NblPort, driver: socket.socket
+) -> None:
+    large = NblMessage(MessageType.SEND, request_id=1, slots=Slots(large_send=1), frames=[bytearray(60)])
+    small = NblMessage(MessageType.SEND, request_id=2, frames=[bytearray(60)])
+    for message in (small, large, large, small):
+        driver.send(pack(message))
+    taken = [len(port.receive_burst()) for _ in range(4)]
+    assert taken == [2, 1, 1, 0]
