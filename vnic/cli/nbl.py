@@ -53,6 +53,8 @@ def nbl_text(session: Session, nbl: Nbl) -> str:
     )
     if nbl.direction == "send":
         text += f"; {paint(status, 'bad' if nbl.status else 'good', session)}"
+        if nbl.reason:
+            text += f": {nbl.reason}"
     return text + "\n" + (dump(frame) if session.options.details else "")
 
 

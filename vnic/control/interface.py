@@ -692,6 +692,8 @@ class Nbl:
     status: int
     """Completion status of a send; 0 for a receive."""
     status_name: str
+    reason: str
+    """Why the NIC refused a send, if that is to be said; else empty."""
     oob: Oob
     lost: int
     """Frames this watcher did not get before this one because it was slow."""

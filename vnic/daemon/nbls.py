@@ -42,6 +42,7 @@ class _Seen(NamedTuple):
     frame: bytes
     length: int
     status: NdisStatus
+    reason: str
     lost: int
 
 
@@ -143,6 +144,7 @@ class _Watcher:
                     bytes(buffer.frame[:kept]),
                     length,
                     buffer.status if send else NdisStatus.SUCCESS,
+                    buffer.reason if send else "",
                     self._lost,
                 )
             )
@@ -176,6 +178,7 @@ def _message(adapter: str, seen: _Seen) -> Nbl:
         length=seen.length,
         status=seen.status,
         status_name=seen.status.label,
+        reason=seen.reason,
         oob=Oob(**slots._asdict(), members=describe(slots, seen.direction)),
         lost=seen.lost,
     )

@@ -417,6 +417,7 @@ def _failed(lists: list[NetBufferList]) -> list[NetBuffer]:
             for frame in one.frames:
                 buffer = NetBuffer(frame, None, one.transmit)
                 buffer.status = one.status
+                buffer.reason = one.reason
                 failed.append(buffer)
     return failed
 

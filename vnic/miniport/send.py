@@ -61,8 +61,9 @@ class Sender:
                 continue
             try:
                 self._seal(buffer, info)
-            except PacketError:
+            except PacketError as error:
                 buffer.status = NdisStatus.FAILURE
+                buffer.reason = str(error)
 
     def transmit(self, lists: list[NetBufferList]) -> list[NetBuffer]:
         """Take net buffer lists of a protocol driver.

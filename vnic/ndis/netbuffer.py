@@ -101,9 +101,10 @@ class NetBuffer:
         transmit: set by the transport on frames the NIC must protect; None means untouched (R164).
         receive: set by the NIC on frames that matched an SA; None means not processed (R174, R181).
         status: completion status of a send, set by the NIC; SUCCESS until then.
+        reason: set by the NIC when it refused a send: why, for a person; never anything of a key.
     """
 
-    __slots__ = ("frame", "receive", "status", "transmit", "vnet")
+    __slots__ = ("frame", "reason", "receive", "status", "transmit", "vnet")
 
     def __init__(
         self,
@@ -116,6 +117,7 @@ class NetBuffer:
         self.transmit = transmit
         self.receive: ReceiveInfo | None = None
         self.status = NdisStatus.SUCCESS
+        self.reason = ""
 
     def __repr__(self) -> str:
         return f"NetBuffer({len(self.frame)} bytes, transmit={self.transmit}, receive={self.receive})"

@@ -382,6 +382,7 @@ NBL_SEND = api.Nbl(
     length=66,
     status=0,
     status_name="NDIS_STATUS_SUCCESS",
+    reason="",
     oob=api.Oob(
         checksum=0,
         ipsec=1,

@@ -205,6 +205,12 @@ def test_frames_are_written_one_a_line(vnic: Command) -> None:
     )
 
 
+def test_a_send_that_failed_says_why(vnic: Command) -> None:
+    failed = replace(NBL_SEND, status=0xC0000001, status_name="NDIS_STATUS_FAILURE", reason="no such SA")
+    vnic.memory.nbls = [failed]
+    assert vnic("nbl watch left count 1").out.endswith("; FAILURE: no such SA\n")
+
+
 def test_frames_are_counted_timed_dumped_and_written_as_json(vnic: Command) -> None:
     vnic.memory.nbls = [NBL_SEND, NBL_RECEIVE]
     details = vnic("-d -t nbl watch left count 1")

@@ -125,12 +125,15 @@ def test_a_failed_list_leaves_no_frame_and_the_others_keep_their_order() -> None
 def test_observers_see_what_passes_the_nic_failures_too() -> None:
     engine = make()
     (out,) = add(engine, add_request(GCM))
-    seen: list[tuple[NdisStatus, bool]] = []
-    engine.send_observer = lambda burst: seen.extend((one.status, one.transmit is not None) for one in burst)
+    seen: list[NetBuffer] = []
+    engine.send_observer = seen.extend
     received: list[NetBuffer] = []
     engine.receive_observer = received.extend
     engine.transmit([list_of(FRAME, out), list_of(FRAME, OffloadHandle(999))], 1.0)
-    assert seen == [(NdisStatus.SUCCESS, True), (NdisStatus.FAILURE, True)]
+    assert [one.status for one in seen] == [NdisStatus.SUCCESS, NdisStatus.FAILURE]
+    assert None not in [one.transmit for one in seen]
+    assert seen[0].reason == ""
+    assert "handle" in seen[1].reason
     frames = engine.receive([NetBuffer(bytearray(FRAME.frame))], 1.0)
     assert received == frames
 
