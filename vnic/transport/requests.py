@@ -153,7 +153,11 @@ def word_for(field: str, sa: SecurityAssociation) -> str:
         "elements[0].encryption.": "aead" if combined else "enc",
         "elements[0].authentication.": "auth",
         "elements[0].spi": "spi",
+        "elements[0].esn": "esn",
+        "portion": "mode",
         "source": "src",
         "destination": "dst",
     }
+    if field == "elements":
+        return "proto"
     return next((word for member, word in words.items() if field.startswith(member)), field)

@@ -788,3 +788,30 @@ def test_a_packet_of_an_sa_for_any_destination_never_passes_for_one_of_the_right
     card.set_load_balanced(False)
     assert not arrives(card, sent_with(replace(OTHER_U, sequence_number=100)))
     assert {report.counters.packets for report in card.sas()} == {0, 1}
+
+
+@pytest.mark.rule(3)
+@pytest.mark.parametrize(
+    ("hardware", "sa", "word", "value", "allowed"),
+    [
+        (OffloadCapabilities(ah=False, ah_esp_combined=False), AH_T, "proto", "AH", "ESP"),
+        (OffloadCapabilities(transport=False), ESP_T, "mode", "transport", "tunnel"),
+        (
+            OffloadCapabilities(extended_sequence_numbers=False),
+            replace(ESP_T, esn=True),
+            "esn",
+            "true",
+            "false",
+        ),
+    ],
+    ids=["protocol", "mode", "esn"],
+)
+def test_refusal_names_the_word_of_the_request(
+    hardware: OffloadCapabilities, sa: SecurityAssociation, word: str, value: str, allowed: str
+) -> None:
+    card = ReferenceEngine(random.Random(1).randbytes, 1500, hardware, software=False)
+    with pytest.raises(OidError) as refused:
+        card.add_sa(sa, 0.0)
+    error = refused.value
+    assert (error.status, error.field, error.value) == (NdisStatus.NOT_SUPPORTED, word, value)
+    assert error.allowed == allowed
