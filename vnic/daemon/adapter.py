@@ -344,7 +344,7 @@ class Adapter:
         if device == self.load_balancing or self.failure:
             return
         self.load_balancing = device
-        self.engine.set_load_balanced(device is not None)
+        self.engine.set_load_balanced(device is not None, device or "")
         text = "offloads IPsec again" if device is None else f"is below {device}: no IPsec offload (R18)"
         log.info("adapter %s %s", self.name, text)
         self._tell("load_balancing", f"adapter {self.name} {text}")

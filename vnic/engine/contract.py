@@ -170,9 +170,13 @@ class Card(Protocol):
         """Surprise removal: every request is NOT_ACCEPTED from now on (R80), no frame moves."""
         ...
 
-    def set_load_balanced(self, load_balanced: bool) -> None:
+    def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
         """Whether the adapter is below a load-balancing master: IPsec offload is withdrawn and indicated,
-        or comes back (R18)."""
+        or comes back (R18).
+
+        Args:
+            master: its name, for `features`.
+        """
         ...
 
     def take_indications(self) -> list[StatusIndication]:

@@ -243,8 +243,8 @@ class ExternalEngine:
     def remove(self) -> None:
         self._miniport.remove()
 
-    def set_load_balanced(self, load_balanced: bool) -> None:
-        self._miniport.set_load_balanced(load_balanced)
+    def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
+        self._miniport.set_load_balanced(load_balanced, master)
 
     def take_indications(self) -> list[StatusIndication]:
         return self._miniport.take_indications()

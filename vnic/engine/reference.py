@@ -194,8 +194,8 @@ class ReferenceEngine:
         if state is AdapterState.RESETTING:
             raise OidError(resetting, "the NIC is being reset; ask again when it is done")
 
-    def set_load_balanced(self, load_balanced: bool) -> None:
-        self._miniport.set_load_balanced(load_balanced)
+    def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
+        self._miniport.set_load_balanced(load_balanced, master)
 
     def take_indications(self) -> list[StatusIndication]:
         return self._miniport.take_indications()
