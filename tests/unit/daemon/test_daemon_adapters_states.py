@@ -193,7 +193,7 @@ def test_below_a_load_balancer_the_nic_offers_nothing() -> None:
         hear("bond0")
         assert adapter.load_balancing == "bond0"
         reasons = {feature.name: feature.reason for feature in adapter.engine.features()}
-        assert reasons["esp"] == "below bond0: load balancing (R18)"
+        assert reasons["ipsec-v2-esp"] == "below bond0: load balancing (R18)"
         assert adapter.engine.capabilities == NO_IPSEC
         told = len(world.events.all)
         hear("bond0")
