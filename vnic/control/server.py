@@ -176,6 +176,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._searched = 0
         self._ended = False
+        self._lost = False
         self._refused = False
         self._patience: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -205,8 +206,11 @@ class _Connection(asyncio.Protocol):
         self._registry = registry
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.server.connections.discard(self)
-        self._ended = True
+        self._ended = self._lost = True
+        # A client that leaves while its call is worked on keeps its place until that is done: else one who
+        # asks and leaves, again and again, would have any number of calls worked on at once.
+        if self.task is None:
+            self.server.connections.discard(self)
         self._buffer.clear()
         self._be_patient(False)
         if self._drained is not None and not self._drained.done():
@@ -268,6 +272,8 @@ class _Connection(asyncio.Protocol):
     def _served(self, task: asyncio.Task[None]) -> None:
         self.task = None
         self.streaming = False
+        if self._lost:
+            self.server.connections.discard(self)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log_defect("the control server", error)
             self._transport.abort()

@@ -654,3 +654,31 @@ def test_call_too_long_for_the_daemon_is_not_sent_and_names_the_parameter(run: R
             await client.close()
 
     run(work())
+
+
+def test_a_client_that_leaves_keeps_its_place_until_its_call_is_done(run: Run, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with lab(tmp_path, limits=Limits(clients=2)) as made:
+            done = asyncio.Event()
+
+            async def later(_: object) -> DropReasonsReply:
+                await done.wait()
+                return DropReasonsReply(reasons=[])
+
+            made.service.answers[ListDropReasons] = later
+            for number in (1, 2):
+                # What it was answered and does not read makes its going a reset and not an end of file.
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(made.path)
+                    client.send(message("ListSas") + message("ListDropReasons"))
+                    await made.until(lambda number=number: len(made.service.calls) == 2 * number)
+            await asyncio.sleep(0.05)
+            third = await made.raw()
+            assert await third.hung_up()
+            assert len(made.service.calls) == 4
+            done.set()
+            await made.until(lambda: not made.server.connections)
+            await still_serves(made)
+            await third.close()
+
+    run(work())
