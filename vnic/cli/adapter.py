@@ -114,6 +114,11 @@ _MTU = Word(
     "mtu", Value("{ BYTES | default }", values.mtu, ("default",)), "of the TAP; default follows the wire"
 )
 _NON_IP = Word("nonip", Choice(("pass", "drop")), "frames that are not IP (ARP passes always)")
+_FRAGMENTATION = Word(
+    "fragmentation",
+    Choice(("before", "after")),
+    "when an IPv4 packet too big for a tunnel is cut: before it is protected, or after (before)",
+)
 _SOFTWARE = Word(
     "software", Choice(("on", "off")), "whether software IPsec takes what the NIC may or can not (on)"
 )
@@ -138,6 +143,7 @@ _ADD = Vocabulary(
     _MAC,
     _MTU,
     _NON_IP,
+    _FRAGMENTATION,
     Word(
         "without",
         Value("FEATURE", values.text, TAP_OFFLOADS),
@@ -162,6 +168,7 @@ _SET = Vocabulary(
     Word("up", summary="set the TAP up"),
     Word("down", summary="set the TAP down"),
     _NON_IP,
+    _FRAGMENTATION,
     Word("capture", _CaptureOperand(), "record one side to a new pcapng file"),
     Word(
         "software",
@@ -186,6 +193,10 @@ def _wire(found: Found) -> Wire | None:
 
 def _non_ip(found: Found) -> Literal["pass", "drop"] | None:
     return cast("Literal['pass', 'drop'] | None", found.get("nonip", str))
+
+
+def _fragmentation(found: Found) -> Literal["before", "after"] | None:
+    return cast("Literal['before', 'after'] | None", found.get("fragmentation", str))
 
 
 def _software(found: Found) -> bool | None:
@@ -218,6 +229,7 @@ def add(session: Session, found: Found) -> None:
             mtu=found.get("mtu", int) or None,
             wire=_wire(found),
             non_ip=_non_ip(found),
+            fragmentation=_fragmentation(found),
             features_off=found.many("without", str) or None,
         )
     )
@@ -239,6 +251,7 @@ def change(session: Session, found: Found) -> None:
             up=True if "up" in found else False if "down" in found else None,
             wire=_wire(found),
             non_ip=_non_ip(found),
+            fragmentation=_fragmentation(found),
             capture=found.get("capture", Capture),
             keywords=_keywords(found),
         )
@@ -330,7 +343,9 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
     else:
         lines.append(
             f"sas {state.sa_count} policies {state.policy_count} default in {state.policy_default_in} "
-            f"out {state.policy_default_out} nonip {state.non_ip}{'' if state.software else ' software off'}"
+            f"out {state.policy_default_out} nonip {state.non_ip}"
+            f"{' fragmentation after' if state.fragmentation == 'after' else ''}"
+            f"{'' if state.software else ' software off'}"
         )
     if any(value != _ALL_ON for value in state.keywords.values()) or options.details:
         lines.append("keywords " + " ".join(f"{name} {value}" for name, value in state.keywords.items()))

@@ -34,6 +34,7 @@ ModeWord = Literal["transport", "tunnel"]
 ActionWord = Literal["protect", "bypass", "discard"]
 DefaultWord = Literal["allow", "block"]
 NonIpWord = Literal["pass", "drop"]
+FragmentationWord = Literal["before", "after"]
 WireWord = Literal["none", "link", "netdev", "tap"]
 CaptureWord = Literal["off", "wire", "tap"]
 StateWord = Literal["running", "failed", "paused", "resetting", "removed"]
@@ -370,6 +371,14 @@ class CardStatistics:
     tx_software: int
     """Packets the NIC may or can not seal, sealed by software IPsec."""
     rx_software: int
+    tx_fragmented: int
+    """Packets cut into fragments, before or after they were protected, because they did not fit."""
+    tx_fragments: int
+    """The fragments they were cut into."""
+    tx_too_big_answered: int
+    """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
+    tx_too_big_unanswered: int
+    """The same, left out to limit the rate."""
 
 
 @value
@@ -493,6 +502,8 @@ class AdapterState:
     """Null with an external transport, as are the next two."""
     policy_default_in: DefaultWord | None
     policy_default_out: DefaultWord | None
+    fragmentation: FragmentationWord | None
+    """When an IPv4 packet too big for a tunnel is cut; null with an external transport."""
     capture: CaptureState | None
     sa_count: int
     policy_count: int
@@ -744,6 +755,9 @@ class AddAdapter(Call[AdapterReply]):
     policy_default_in: DefaultWord | None = None
     """Null is allow."""
     policy_default_out: DefaultWord | None = None
+    fragmentation: FragmentationWord | None = None
+    """When an IPv4 packet without DF that is too big for its tunnel is cut: before it is protected, or after.
+    Null is before. Transport mode, and a policy or SA that names ports, always cut after."""
     transport: TransportWord | None = None
     """Null is inline. External: a protocol driver attaches to the NBL socket."""
     nbl_socket: str | None = None
@@ -773,6 +787,7 @@ class SetAdapter(Call[AdapterReply]):
     non_ip: NonIpWord | None = None
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
+    fragmentation: FragmentationWord | None = None
     capture: Capture | None = None
     keywords: dict[str, int] | None = None
     """Written to the registry; in force after RestartAdapter."""

@@ -161,6 +161,7 @@ class Adapters:
                 non_ip=default_action(settings.non_ip or "pass"),
             )
         )
+        engine.fragment_before = settings.fragmentation != "after"
         tap = await self.surroundings.host.open_tap(
             settings.tap or "",
             netns=settings.netns,
@@ -230,6 +231,8 @@ class Adapters:
                 outbound=request.policy_default_out,
                 non_ip=request.non_ip,
             )
+            if request.fragmentation is not None:
+                adapter.require_inline().fragment_before = request.fragmentation == "before"
             if keywords is not None:
                 adapter.engine.set_keywords(keywords)
         if old_writer is not None:
@@ -398,6 +401,7 @@ def _check_transport(adapter: Adapter, request: SetAdapter) -> None:
     for what, members in (
         ("TAP", ("mtu", "mac", "addresses", "up")),
         ("policies", _POLICY_MEMBERS),
+        ("fragmentation", ("fragmentation",)),
     ):
         for member in members:
             value = getattr(request, member)

@@ -22,6 +22,7 @@ from vnic.control.interface import (
     AddAdapter,
     Capabilities,
     DefaultWord,
+    FragmentationWord,
     NonIpWord,
     TransportWord,
     UdpEspWord,
@@ -121,6 +122,7 @@ class AdapterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     non_ip: NonIpWord | None = None
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
+    fragmentation: FragmentationWord | None = None
     features_off: list[str] | None = None
     transport: TransportWord = "inline"
     nbl_socket: str | None = None
@@ -229,6 +231,7 @@ def _adapter(table: AdapterTable, path: str) -> AddAdapter:
                 non_ip=table.non_ip,
                 policy_default_in=table.policy_default_in,
                 policy_default_out=table.policy_default_out,
+                fragmentation=table.fragmentation,
                 features_off=table.features_off,
                 transport=table.transport,
                 nbl_socket=table.nbl_socket,

@@ -79,6 +79,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         non_ip=None if defaults is None else "pass" if defaults.non_ip is PolicyAction.BYPASS else "drop",
         policy_default_in=None if defaults is None else _default_word(defaults.inbound),
         policy_default_out=None if defaults is None else _default_word(defaults.outbound),
+        fragmentation=None if inline is None else "before" if inline.fragment_before else "after",
         capture=adapter.capture_state(),
         sa_count=card.sa_count,
         policy_count=0 if inline is None else len(inline.policies()),
@@ -236,6 +237,10 @@ def _card_statistics(counters: CardCounters) -> CardStatistics:
         rx_passed=counters.rx_passed,
         tx_software=counters.tx_software,
         rx_software=counters.rx_software,
+        tx_fragmented=counters.tx_fragmented,
+        tx_fragments=counters.tx_fragments,
+        tx_too_big_answered=counters.tx_too_big_answered,
+        tx_too_big_unanswered=counters.tx_too_big_unanswered,
     )
 
 

@@ -36,6 +36,7 @@ _SETTABLE = frozenset(
         "non_ip",
         "policy_default_in",
         "policy_default_out",
+        "fragmentation",
         "addresses",
         "keywords",
     }
@@ -52,6 +53,7 @@ _INLINE_ONLY = (
     "features_off",
     "policy_default_in",
     "policy_default_out",
+    "fragmentation",
     "software",
 )
 """What only the inline transport has: a TAP, policies, software IPsec."""
@@ -119,6 +121,7 @@ def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
         non_ip=settings.non_ip or "pass",
         policy_default_in=settings.policy_default_in or "allow",
         policy_default_out=settings.policy_default_out or "allow",
+        fragmentation=settings.fragmentation or "before",
         software=settings.software is not False,
     )
 

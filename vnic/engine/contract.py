@@ -274,6 +274,10 @@ class ExternalCard(Card, Protocol):
 class Engine(Card, Protocol):
     """A card with the inline transport."""
 
+    fragment_before: bool
+    """Whether an IPv4 packet too big for a tunnel is cut before it is protected, and not after; True at
+    first. Transport mode, and a policy or SA that names ports, always cut after."""
+
     @property
     def software(self) -> bool:
         """Whether software IPsec takes what the NIC does not."""

@@ -89,7 +89,13 @@ class ReferenceEngine:
         self._audit = Audit()
         self._spd = Spd()
         self._sad = Sad(self._miniport, self._software, offloading=host.ipsec)
-        self._outbound = Outbound(self._spd, self._sad, self._audit, wire_mtu)
+        self._outbound = Outbound(
+            self._spd,
+            self._sad,
+            self._audit,
+            wire_mtu,
+            first_identification=int.from_bytes(random_source(4), "big"),
+        )
         self._inbound = Inbound(self._spd, self._sad, self._audit)
 
     def _set_encapsulation(self) -> None:
@@ -114,6 +120,14 @@ class ReferenceEngine:
     @wire_mtu.setter
     def wire_mtu(self, wire_mtu: int) -> None:
         self._outbound.wire_mtu = wire_mtu
+
+    @property
+    def fragment_before(self) -> bool:
+        return self._outbound.fragment_before
+
+    @fragment_before.setter
+    def fragment_before(self, before: bool) -> None:
+        self._outbound.fragment_before = before
 
     @property
     def capabilities(self) -> OffloadCapabilities:
@@ -229,7 +243,7 @@ class ReferenceEngine:
         counters.tx_offloaded += offloaded
         if failed:
             wire = self._without_failed(wire, now)
-        return Outcome(wire=wire)
+        return Outcome(wire=wire, host=self._outbound.take_answers())
 
     def _without_failed(self, wire: list[NetBuffer], now: float) -> list[NetBuffer]:
         """Count and leave out what the NIC did not seal: it may hold clear text."""

@@ -79,4 +79,12 @@ class CardCounters:
     """SAs the NIC asked to have deleted (SaDeleteReq) and that were, with their partners (R118)."""
     sa_deletions_refused: int = 0
     """The same, not followed: without software IPsec nobody could go on with them."""
+    tx_fragmented: int = 0
+    """Packets cut into fragments, before or after they were protected, because they did not fit."""
+    tx_fragments: int = 0
+    """The fragments they were cut into."""
+    tx_too_big_answered: int = 0
+    """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
+    tx_too_big_unanswered: int = 0
+    """The same, left out to limit the rate."""
     drops: dict[DropReason, int] = field(default_factory=dict)

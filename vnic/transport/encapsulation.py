@@ -174,11 +174,12 @@ class Encapsulation:
 
     Args:
         ends: source and destination of the tunnel where its SAs leave them open (R99).
+        names_ports: whether the policy or an SA looks at ports, so that packets have to go through whole.
 
     Attributes:
         transport, tunnel: the portions; at least one is there.
         software: whether software IPsec seals the frames, and not the NIC.
-        ends: as given.
+        ends, names_ports: as given.
     """
 
     __slots__ = (
@@ -188,17 +189,24 @@ class Encapsulation:
         "_outer_headers",
         "_source",
         "ends",
+        "names_ports",
         "software",
         "transport",
         "tunnel",
     )
 
     def __init__(
-        self, transport: Portion | None, tunnel: Portion | None, ends: tuple[bytes, bytes] | None = None
+        self,
+        transport: Portion | None,
+        tunnel: Portion | None,
+        ends: tuple[bytes, bytes] | None = None,
+        *,
+        names_ports: bool = False,
     ) -> None:
         self.transport = transport
         self.tunnel = tunnel
         self.ends = ends
+        self.names_ports = names_ports
         self.software = any(portion is not None and portion.software for portion in (transport, tunnel))
         self._infos: dict[tuple[int, int, int], TransmitInfo] = {}
         self._outer_headers: dict[tuple[int, int, int], bytes] = {}

@@ -9,10 +9,15 @@ is counted.
                                                   (-> software IPsec, where the NIC may or can not)
                                       -> DISCARD: counted
 
-Source: RFC 4301 §5.1.
+A packet that does not fit is cut, if its sender allows that, before or after it is protected; otherwise it
+ends here and its sender is told how big it may be. What is cut after it is protected is never the NIC's (R16).
+
+Source: RFC 4301 §5.1, §8.1.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from vnic.errors import OidError, PacketError
 from vnic.ipsec.association import Direction, IpsecProtocol, Mode
@@ -23,10 +28,13 @@ from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
 from vnic.packet.icmp import is_neighbour_discovery
-from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, IpHeader, parse_ip
+from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, parse_ip
+from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
 from vnic.transport.flow import flow_key
+from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
+from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, too_big
 from vnic.transport.sad import Sad
 from vnic.transport.segmentation import (
     complete_checksum,
@@ -54,13 +62,26 @@ class Outbound:
 
     Attributes:
         wire_mtu: largest IP packet the wire carries, in bytes.
+        fragment_before: whether an IPv4 packet too big for a tunnel is cut before it is protected.
     """
 
-    def __init__(self, spd: Spd, sad: Sad, audit: Audit, wire_mtu: int) -> None:
+    def __init__(
+        self, spd: Spd, sad: Sad, audit: Audit, wire_mtu: int, *, first_identification: int = 0
+    ) -> None:
+        """Make the send half.
+
+        Args:
+            first_identification: name of the first IPv6 packet that is cut, 32 bits; unpredictable where that
+                matters (RFC 7739).
+        """
         self._spd = spd
         self._sad = sad
         self._audit = audit
         self.wire_mtu = wire_mtu
+        self.fragment_before = True
+        self._identification = first_identification
+        self._answers: list[NetBuffer] = []
+        self._answer_limit = RateLimit()
         self._flows: dict[FlowKey, _Verdict] = {}
         self._twins: dict[Encapsulation, Encapsulation] = {}
         self._generation = (-1, -1, -1)
@@ -78,6 +99,13 @@ class Outbound:
             except PacketError:
                 self._audit.drop(DropReason.OUT_MALFORMED, now)
         return ready
+
+    def take_answers(self) -> list[NetBuffer]:
+        """Give the frames for the host that tell it what was too big, and forget them."""
+        answers = self._answers
+        if answers:
+            self._answers = []
+        return answers
 
     def _send(self, buffer: NetBuffer, now: float, ready: list[NetBuffer]) -> None:
         frame = buffer.frame
@@ -174,8 +202,8 @@ class Outbound:
             except OidError:
                 pass
             else:
-                return Encapsulation(transport, tunnel, ends)
-        return self._in_software(esp_and_ah, ends)
+                return Encapsulation(transport, tunnel, ends, names_ports=_names_ports(policy, esp_and_ah))
+        return self._in_software(esp_and_ah, ends, names_ports=_names_ports(policy, esp_and_ah))
 
     def _nic_may(self, *portions: _Members) -> bool:
         """Whether the NIC, as it is configured now, works on all these SAs in one packet."""
@@ -210,7 +238,9 @@ class Outbound:
             self._sad.unbundle(alone)
         return Portion(esp, ah)
 
-    def _in_software(self, portions: list[_Members], ends: tuple[bytes, bytes] | None) -> _Verdict:
+    def _in_software(
+        self, portions: list[_Members], ends: tuple[bytes, bytes] | None, *, names_ports: bool
+    ) -> _Verdict:
         """The same packets, sealed by software IPsec."""
         if self._sad.software is None:
             return DropReason.OUT_NOT_OFFLOADED
@@ -225,7 +255,7 @@ class Outbound:
             except OidError:
                 return DropReason.OUT_NO_SA
             made.append(Portion(esp, ah, software=True))
-        return Encapsulation(made[0], made[1], ends)
+        return Encapsulation(made[0], made[1], ends, names_ports=names_ports)
 
     def _beyond_nic(self, encapsulation: Encapsulation, header: IpHeader) -> bool:
         """Whether one packet is more than the NIC takes, though it takes the SAs: a VLAN tag; options or
@@ -245,7 +275,7 @@ class Outbound:
                 (None, None) if portion is None else (portion.esp, portion.ah)
                 for portion in (encapsulation.transport, encapsulation.tunnel)
             ]
-            made = self._in_software(portions, encapsulation.ends)
+            made = self._in_software(portions, encapsulation.ends, names_ports=encapsulation.names_ports)
             if not isinstance(made, Encapsulation):
                 return made
             self._forget_stale_verdicts()
@@ -260,7 +290,12 @@ class Outbound:
             layer4 = layer4_length(frame, header, vnet)
             size = segment_size(header, header.header_length + layer4, vnet, self.wire_mtu)
             if not size:
-                self._drop(DropReason.OUT_TOO_BIG, header, now)
+                if self._datagrams_may_be_cut(frame, header):
+                    return sum(
+                        self._emit_clear(NetBuffer(one), parse_ip(one, header.offset), now, ready)
+                        for one in _packets(frame, header, layer4, vnet)
+                    )
+                self._tell_too_big(frame, header, self.wire_mtu, now)
                 return 0
             ethernet = bytes(frame[: header.offset])
             count = 0
@@ -268,14 +303,73 @@ class Outbound:
                 ready.append(NetBuffer(bytearray().join((ethernet, *pieces))))
                 count += 1
             return count
-        if header.end - header.offset > self.wire_mtu:
-            self._drop(DropReason.OUT_TOO_BIG, header, now)
+        too_long = header.end - header.offset > self.wire_mtu
+        if too_long and not may_be_cut(buffer.frame, header):
+            self._tell_too_big(buffer.frame, header, self.wire_mtu, now)
             return 0
         if vnet is not None:
             complete_checksum(buffer.frame, vnet, header.end)
             buffer.vnet = None
+        if too_long:
+            fragments = self._cut(buffer.frame, header, now)
+            ready += [NetBuffer(one) for one in fragments]
+            return len(fragments)
         ready.append(buffer)
         return 1
+
+    def _cut(
+        self, frame: bytearray, header: IpHeader, now: float, room: int | None = None
+    ) -> list[bytearray]:
+        """Cut a packet so that its pieces fit `room`, or the wire, and count it; none if that cannot be."""
+        self._identification = (self._identification + 1) & 0xFFFFFFFF
+        pieces = cut(frame, header, self.wire_mtu if room is None else room, self._identification)
+        if not pieces:
+            self._drop(DropReason.OUT_TOO_BIG, header, now)
+            return []
+        card = self._audit.card
+        card.tx_fragmented += 1
+        card.tx_fragments += len(pieces)
+        return pieces
+
+    def _datagrams_may_be_cut(self, frame: bytearray, header: IpHeader) -> bool:
+        return header.protocol == UDP and may_be_cut(frame, header)
+
+    def _tell_too_big(self, frame: bytearray, header: IpHeader, mtu: int, now: float) -> None:
+        """End a packet that is too big, and tell its sender what would pass."""
+        self._drop(DropReason.OUT_TOO_BIG, header, now)
+        answer = too_big(frame, header, mtu)
+        if answer is None:
+            return
+        if self._answer_limit.take(now):
+            self._answers.append(NetBuffer(answer))
+            self._audit.card.tx_too_big_answered += 1
+        else:
+            self._audit.card.tx_too_big_unanswered += 1
+
+    def _cut_first(
+        self,
+        buffer: NetBuffer,
+        header: IpHeader,
+        flow: FlowKey,
+        encapsulation: Encapsulation,
+        now: float,
+        ready: list[NetBuffer],
+    ) -> None:
+        """Cut a packet into pieces that fit once each is protected on its own, and protect them."""
+        room = encapsulation.room(self.wire_mtu, header.header_length)
+        if buffer.vnet is not None:
+            complete_checksum(buffer.frame, buffer.vnet, header.end)
+        for piece in self._cut(buffer.frame, header, now, room):
+            part = parse_ip(piece, header.offset)
+            self._protect(NetBuffer(piece), part, flow, encapsulation, now, ready)
+
+    def _replace_by_fragments(self, ready: list[NetBuffer], already: int, offset: int, now: float) -> None:
+        """Cut the sealed frames of `ready` from `already` on so that they fit the wire."""
+        sealed = ready[already:]
+        del ready[already:]
+        for buffer in sealed:
+            pieces = self._cut(buffer.frame, parse_ip(buffer.frame, offset), now)
+            ready += [NetBuffer(piece) for piece in pieces]
 
     def _protect(
         self,
@@ -289,31 +383,47 @@ class Outbound:
         if encapsulation.transport is not None and header.fragment:
             self._drop(DropReason.OUT_FRAGMENT, header, now)
             return
+        frame = buffer.frame
+        vnet = buffer.vnet
+        room = encapsulation.room(self.wire_mtu, header.header_length)
+        length = header.end - header.offset
+        oversize = length > room and (vnet is None or not is_superframe(vnet))
+        if oversize:
+            if not may_be_cut(frame, header) and not (header.version == 6 and length <= MIN_MTU_IPV6):
+                self._tell_too_big(frame, header, room, now)
+                return
+            if (
+                self.fragment_before
+                and header.version == 4
+                and encapsulation.transport is None
+                and not encapsulation.names_ports
+            ):
+                self._cut_first(buffer, header, flow, encapsulation, now, ready)
+                return
         if (
-            (header.has_options or header.offset != ETHERNET_LENGTH)
+            (oversize or header.has_options or header.offset != ETHERNET_LENGTH)
             and not encapsulation.software
-            and self._beyond_nic(encapsulation, header)
+            and (oversize or self._beyond_nic(encapsulation, header))
         ):
             twin = self._twin(encapsulation)
             if not isinstance(twin, Encapsulation):
                 self._drop(twin or DropReason.OUT_NOT_OFFLOADED, header, now)
                 return
             encapsulation = twin
-        frame = buffer.frame
-        vnet = buffer.vnet
-        room = encapsulation.room(self.wire_mtu, header.header_length)
         layer4 = size = 0
         count = 1
         if vnet is not None and is_superframe(vnet):
             layer4 = layer4_length(frame, header, vnet)
             size = segment_size(header, header.header_length + layer4, vnet, room)
             if not size:
-                self._drop(DropReason.OUT_TOO_BIG, header, now)
+                if self._datagrams_may_be_cut(frame, header):
+                    for one in _packets(frame, header, layer4, vnet):
+                        part = parse_ip(one, header.offset)
+                        self._protect(NetBuffer(one), part, flow, encapsulation, now, ready)
+                    return
+                self._tell_too_big(frame, header, room, now)
                 return
             count = segment_count(header, header.header_length + layer4, size)
-        elif header.end - header.offset > room:
-            self._drop(DropReason.OUT_TOO_BIG, header, now)
-            return
         elif vnet is not None:
             complete_checksum(frame, vnet, header.end)
         exhausted = encapsulation.take_numbers(count)
@@ -330,11 +440,18 @@ class Outbound:
         else:
             payload = frame[header.payload_offset : header.end]
             ip_header = bytes(frame[header.offset : header.payload_offset])
-            ready.append(
-                encapsulation.frame(ethernet, ip_header, protocol, protocol_offset, [payload], len(payload))
+            framed = encapsulation.frame(
+                ethernet, ip_header, protocol, protocol_offset, [payload], len(payload)
             )
+            if oversize and framed.frame[header.offset] >> 4 == 4:
+                outermost = encapsulation.tunnel or encapsulation.transport
+                assert outermost is not None
+                allow_cutting(framed.frame, header.offset, outermost.last_number & 0xFFFF)
+            ready.append(framed)
         if encapsulation.software:
             self._seal_in_software(encapsulation, ready, already, now)
+        if oversize:
+            self._replace_by_fragments(ready, already, header.offset, now)
         # Every segment has headers of its own.
         length = header.end - header.offset + (count - 1) * (header.header_length + layer4)
         for state in encapsulation.states():
@@ -408,6 +525,25 @@ class Outbound:
             if template.mode is Mode.TRANSPORT:
                 available += outer
         return available
+
+
+def _names_ports(policy: PolicyEntry, portions: list[_Members]) -> bool:
+    """Whether the policy or an SA looks at what only the first fragment of a packet shows."""
+    selectors = [policy.selector]
+    selectors += [
+        state.sa.selector
+        for members in portions
+        for state in members
+        if state is not None and state.sa.selector is not None
+    ]
+    return any(one.source_port is not None or one.destination_port is not None for one in selectors)
+
+
+def _packets(frame: bytearray, header: IpHeader, layer4: int, vnet: VnetHeader) -> Iterator[bytearray]:
+    """The packets a superframe stands for, as its sender sized them."""
+    ethernet = bytes(frame[: header.offset])
+    for pieces in segments(frame, header, layer4, vnet.gso_size):
+        yield bytearray().join((ethernet, *pieces))
 
 
 def _alone(policy: PolicyEntry) -> list[bool]:

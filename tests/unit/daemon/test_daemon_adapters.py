@@ -267,8 +267,12 @@ def test_defaults_change_without_touching_the_device() -> None:
         world = World()
         adapter = await world.adapters.add(LEFT)
         calls = len(world.host.calls)
-        await world.adapters.set(SetAdapter(name="left", non_ip="drop", policy_default_in="block"))
+        assert adapter.require_inline().fragment_before
+        await world.adapters.set(
+            SetAdapter(name="left", non_ip="drop", policy_default_in="block", fragmentation="after")
+        )
         assert len(world.host.calls) == calls
+        assert not adapter.require_inline().fragment_before
         defaults = adapter.require_inline().defaults
         assert (defaults.non_ip, defaults.inbound, defaults.outbound) == (
             PolicyAction.DISCARD,

@@ -36,6 +36,7 @@ wire = { link = "right" }
 non_ip = "drop"
 policy_default_in = "block"
 policy_default_out = "block"
+fragmentation = "after"
 features_off = ["tx-udp-segmentation"]
 
 [[adapter]]
@@ -98,6 +99,7 @@ def test_every_key_is_understood() -> None:
         non_ip="drop",
         policy_default_in="block",
         policy_default_out="block",
+        fragmentation="after",
         features_off=["tx-udp-segmentation"],
         transport="inline",
         software=True,

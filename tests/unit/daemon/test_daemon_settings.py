@@ -25,6 +25,7 @@ def test_what_is_left_out_gets_its_default() -> None:
         non_ip="pass",
         policy_default_in="allow",
         policy_default_out="allow",
+        fragmentation="before",
         transport="inline",
         software=True,
         keywords=ALL_ON,
@@ -112,6 +113,7 @@ def test_no_difference_changes_nothing() -> None:
     ("changes", "request_values"),
     [
         ({"mtu": 1400}, {"mtu": 1400}),
+        ({"fragmentation": "after"}, {"fragmentation": "after"}),
         ({"mac": "02:00:00:00:00:09"}, {"mac": "02:00:00:00:00:09"}),
         ({"wire": Wire(kind="netdev", name="eth0")}, {"wire": Wire(kind="netdev", name="eth0")}),
         ({"non_ip": "drop", "policy_default_in": "block"}, {"non_ip": "drop", "policy_default_in": "block"}),

@@ -625,9 +625,12 @@ def test_inner_mtu_is_what_the_wire_takes() -> None:
     fits = IP(**V4) / UDP() / bytes(largest - 28)
     (wire,) = send(cards[0], fits)
     assert len(wire) <= 1514
-    assert send(cards[0], IP(**V4) / UDP() / bytes(largest - 27)) == []
+    outcome = cards[0].send([NetBuffer(frame_of(IP(**V4, flags="DF") / UDP() / bytes(largest - 27)))], 1.0)
+    assert outcome.wire == []
+    (told,) = outcome.host
+    assert Ether(bytes(told.frame))[ICMP].nexthopmtu == largest
     cards[0].wire_mtu = 9000
-    assert len(send(cards[0], IP(**V4) / UDP() / bytes(largest - 27))) == 1
+    assert len(send(cards[0], IP(**V4, flags="DF") / UDP() / bytes(largest - 27))) == 1
     assert cards[0].wire_mtu == 9000
 
 

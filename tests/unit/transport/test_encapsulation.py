@@ -548,7 +548,9 @@ SHAPES: dict[str, tuple[int, list[Template], list[SecurityAssociation]]] = {
 
 
 def sized(version: int, length: int) -> Packet:
-    packet = INNER[version]
+    packet = INNER[version].copy()
+    if version == 4:
+        packet.flags = "DF"
     return packet / bytes(length - len(packet))
 
 
@@ -561,8 +563,10 @@ def test_largest_packet_of_the_host_just_fits_the_wire(shape: str, wire_mtu: int
     largest = card.outbound.inner_mtu(wire_mtu)
     (buffer,) = card.framed(sized(version, largest))
     assert len(buffer.frame) - 14 <= wire_mtu
+    # What every IPv6 packet may have is not refused, but cut, and that is not the NIC's work (R16).
+    refused = "out_not_offloaded" if version == 6 and largest < 1280 else "out_too_big"
     assert card.framed(sized(version, largest + 1)) == []
-    assert {reason.value: count for reason, count in card.drops.items()} == {"out_too_big": 1}
+    assert {reason.value: count for reason, count in card.drops.items()} == {refused: 1}
     card.outbound.wire_mtu = 20000
     (larger,) = card.framed(sized(version, largest + 1))
     assert len(larger.frame) - 14 > wire_mtu

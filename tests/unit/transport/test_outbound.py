@@ -391,7 +391,7 @@ def test_virtio_header_that_lies_is_malformed(frame: bytearray, vnet: VnetHeader
 
 
 def test_too_big_for_the_wire_ends_here() -> None:
-    big = IP(**V4) / UDP() / bytes(1473)
+    big = IP(**V4, flags="DF") / UDP() / bytes(1473)
     for card in (protected(), Card()):
         assert card.framed(big) == []
         assert names(card) == {"out_too_big": 1}
@@ -403,7 +403,7 @@ def test_largest_packet_in_clear_fills_the_wire() -> None:
 
 def test_smaller_wire_holds_from_the_next_packet_on() -> None:
     card = protected()
-    packet = IP(**V4) / UDP() / bytes(1300)
+    packet = IP(**V4, flags="DF") / UDP() / bytes(1300)
     assert len(card.framed(packet)) == 1
     card.outbound.wire_mtu = 1300
     assert card.framed(packet) == []
@@ -415,7 +415,7 @@ def test_largest_wire_there_is_takes_the_largest_packets() -> None:
     (buffer,) = card.framed(IP(**V4) / UDP() / bytes(largest - 28))
     assert len(buffer.frame) - 14 <= 65535
     assert Ether(bytes(buffer.frame))[IP].len == len(buffer.frame) - 14
-    assert card.framed(IP(**V4) / UDP() / bytes(largest - 27)) == []
+    assert card.framed(IP(**V4, flags="DF") / UDP() / bytes(largest - 27)) == []
 
 
 # superframes
@@ -475,7 +475,7 @@ def test_udp_superframe_becomes_the_datagrams_the_application_sent() -> None:
 def test_udp_superframe_whose_datagrams_do_not_fit_is_too_big_and_never_cut_otherwise(protect: bool) -> None:
     # Datagrams are messages; cutting them smaller would hand the receiver other messages.
     card = protected() if protect else Card()
-    assert card.framed(IP(**V4) / UDP() / DATA[:4416], vnet=gso(GSO_UDP_L4, 1473)) == []
+    assert card.framed(IP(**V4, flags="DF") / UDP() / DATA[:4416], vnet=gso(GSO_UDP_L4, 1473)) == []
     assert set(names(card)) == {"out_too_big"}
 
 
@@ -627,7 +627,7 @@ def test_sa_counts_a_superframe_as_the_packets_it_became() -> None:
 
 def test_dropped_packets_do_not_count_as_protected() -> None:
     card = protected()
-    card.framed(IP(**V4) / UDP() / bytes(1473))
+    card.framed(IP(**V4, flags="DF") / UDP() / bytes(1473))
     state = card.sad.table[association().id]
     assert (state.counters.packets, state.counters.bytes, state.use_time) == (0, 0, 0.0)
 
