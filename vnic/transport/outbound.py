@@ -10,7 +10,7 @@ is counted.
                                       -> DISCARD: counted
 
 A packet that does not fit is cut, if its sender allows that, before or after it is protected; otherwise it
-ends here and its sender is told how big it may be. What is cut after it is protected is never the NIC's (R16).
+ends here and its sender is told how big it may be. What is cut after it is protected is not the NIC's (R16).
 
 Source: RFC 4301 §5.1, §8.1.
 """
