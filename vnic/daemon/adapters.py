@@ -15,7 +15,7 @@ from vnic.control.interface import AddAdapter, Capture, EventWord, SetAdapter, W
 from vnic.daemon.adapter import Adapter, Surroundings, default_action
 from vnic.daemon.cards import CardSettings
 from vnic.daemon.requests import SliceTurns
-from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked
+from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked, shown
 from vnic.daemon.values import hardware_of, keywords_of
 from vnic.engine.contract import Defaults
 from vnic.errors import RequestError, VnicError
@@ -409,7 +409,7 @@ def _check_transport(adapter: Adapter, request: SetAdapter) -> None:
                 raise RequestError(
                     f"adapter {adapter.name} has an external transport and no {what}",
                     field=member.replace("_", "-"),
-                    value=str(value)[:64],
+                    value=shown(value),
                     allowed="nothing",
                 )
     if request.capture is not None and request.capture.place == "tap":

@@ -126,6 +126,11 @@ def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
     )
 
 
+def shown(value: object) -> str:
+    """Write a value for a message, as a caller wrote it and not too long."""
+    return str(value).lower() if isinstance(value, bool) else str(value)[:64]
+
+
 def _checked_external(settings: AddAdapter) -> AddAdapter:
     for name in _INLINE_ONLY:
         given = getattr(settings, name)
@@ -133,7 +138,7 @@ def _checked_external(settings: AddAdapter) -> AddAdapter:
             raise RequestError(
                 "an external transport has no TAP, policies or software IPsec: its driver is all that",
                 field=name,
-                value=str(given)[:64],
+                value=shown(given),
                 allowed="nothing, or transport inline",
             )
     if settings.nbl_socket is not None:

@@ -136,6 +136,7 @@ def test_what_only_the_inline_transport_has_is_refused(world: World, change: Set
         with pytest.raises(RequestError) as caught:
             await world.adapters.set(change)
         assert caught.value.field == field
+        assert caught.value.value == caught.value.value.lower()
         with pytest.raises(RequestError, match="external transport"):
             adapter.require_inline()
         await world.adapters.close()
