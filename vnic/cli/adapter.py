@@ -35,6 +35,7 @@ from vnic.control.interface import (
     Capture,
     CardStatistics,
     DeleteAdapter,
+    FragmentsWord,
     ListAdapters,
     PauseAdapter,
     PortStatistics,
@@ -113,6 +114,11 @@ _MAC = Word("mac", Value("MAC", values.mac), "Ethernet address of the TAP")
 _MTU = Word(
     "mtu", Value("{ BYTES | default }", values.mtu, ("default",)), "of the TAP; default follows the wire"
 )
+_FRAGMENTS = Word(
+    "fragments",
+    Choice(("drop", "any", "stateful")),
+    "later fragments where the policy names ports: dropped, by policies without ports, or as the first one",
+)
 _NON_IP = Word("nonip", Choice(("pass", "drop")), "frames that are not IP (ARP passes always)")
 _FRAGMENTATION = Word(
     "fragmentation",
@@ -144,6 +150,7 @@ _ADD = Vocabulary(
     _MTU,
     _NON_IP,
     _FRAGMENTATION,
+    _FRAGMENTS,
     Word(
         "without",
         Value("FEATURE", values.text, TAP_OFFLOADS),
@@ -169,6 +176,7 @@ _SET = Vocabulary(
     Word("down", summary="set the TAP down"),
     _NON_IP,
     _FRAGMENTATION,
+    _FRAGMENTS,
     Word("capture", _CaptureOperand(), "record one side to a new pcapng file"),
     Word(
         "software",
@@ -197,6 +205,10 @@ def _non_ip(found: Found) -> Literal["pass", "drop"] | None:
 
 def _fragmentation(found: Found) -> Literal["before", "after"] | None:
     return cast("Literal['before', 'after'] | None", found.get("fragmentation", str))
+
+
+def _fragments(found: Found) -> FragmentsWord | None:
+    return cast("FragmentsWord | None", found.get("fragments", str))
 
 
 def _software(found: Found) -> bool | None:
@@ -230,6 +242,7 @@ def add(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             fragmentation=_fragmentation(found),
+            fragments=_fragments(found),
             features_off=found.many("without", str) or None,
         )
     )
@@ -252,6 +265,7 @@ def change(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             fragmentation=_fragmentation(found),
+            fragments=_fragments(found),
             capture=found.get("capture", Capture),
             keywords=_keywords(found),
         )
@@ -344,6 +358,7 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
         lines.append(
             f"sas {state.sa_count} policies {state.policy_count} default in {state.policy_default_in} "
             f"out {state.policy_default_out} nonip {state.non_ip}"
+            f"{f' fragments {state.fragments}' if state.fragments != 'drop' else ''}"
             f"{' fragmentation after' if state.fragmentation == 'after' else ''}"
             f"{'' if state.software else ' software off'}"
         )

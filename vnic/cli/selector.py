@@ -12,7 +12,7 @@ from vnic.cli import values
 from vnic.cli.grammar import Found, Refusal, Value, Word
 from vnic.cli.words import UsageError
 from vnic.control.interface import Selector
-from vnic.ipsec.policy import ICMP_PROTOCOLS, PROTOCOLS_WITH_PORTS
+from vnic.ipsec.policy import MOBILITY, PROTOCOLS_WITH_PORTS, PROTOCOLS_WITH_TYPES
 
 ADDRESS_WORDS = (
     Word("src", Value("PREFIX", values.prefix), "source addresses"),
@@ -25,10 +25,10 @@ UPPER_WORDS = (
         Value("PROTO", values.upper_protocol, tuple(values.PROTOCOLS)),
         "protocol inside IP: name, number or any",
     ),
-    Word("sport", Value("PORT", values.port), "source port; 0 is any"),
-    Word("dport", Value("PORT", values.port), "destination port; 0 is any"),
-    Word("type", Value("NUMBER", values.octet), "ICMP type"),
-    Word("code", Value("NUMBER", values.octet), "ICMP code"),
+    Word("sport", Value("PORT[-PORT]", values.ports), "source port, or first and last; 0 is any"),
+    Word("dport", Value("PORT[-PORT]", values.ports), "destination port, or first and last; 0 is any"),
+    Word("type", Value("NUMBER[-NUMBER]", values.octets), "ICMP or mobility header type, or first and last"),
+    Word("code", Value("NUMBER[-NUMBER]", values.octets), "ICMP code, or first and last of one type"),
     Word("key", Refusal("GRE keys are not looked at", "proto gre without a key")),
 )
 
@@ -43,8 +43,8 @@ NAMES = ("src", "dst", "proto", "sport", "dport", "type", "code")
 @dataclass(frozen=True, slots=True)
 class _Upper:
     proto: int | None
-    sport: int | None
-    dport: int | None
+    sport: tuple[int, int] | None
+    dport: tuple[int, int] | None
 
 
 def _upper(found: Found, field: str) -> _Upper:
@@ -53,18 +53,42 @@ def _upper(found: Found, field: str) -> _Upper:
     icmp = [word for word in ("type", "code") if word in found]
     for words, protocols, allowed in (
         (ports, PROTOCOLS_WITH_PORTS, "proto tcp, udp, sctp, dccp or udplite"),
-        (icmp, ICMP_PROTOCOLS, "proto icmp or ipv6-icmp"),
+        (icmp, PROTOCOLS_WITH_TYPES, "proto icmp, ipv6-icmp or mobility-header"),
     ):
         if words and proto not in protocols:
             raise UsageError(
                 "goes with the protocol that has it",
                 field=f"{field} {words[0]}".strip(),
-                value=str(found.get(words[0], int)),
+                value=_text(found.get(words[0], tuple)),
                 allowed=allowed,
             )
     if icmp:
-        return _Upper(proto, found.get("type", int), found.get("code", int))
-    return _Upper(proto, found.get("sport", int) or None, found.get("dport", int) or None)
+        kinds, codes = found.get("type", tuple), found.get("code", tuple)
+        if codes is not None and proto == MOBILITY:
+            raise UsageError("a mobility header has a type and no code", field=f"{field} code".strip())
+        if codes is not None and kinds is not None and kinds[0] != kinds[1]:
+            raise UsageError(
+                "codes go with one type, not with a range of types",
+                field=f"{field} code".strip(),
+                value=_text(codes),
+                allowed="one type, or all codes",
+            )
+        return _Upper(proto, _named(kinds, values.ALL_OCTETS), _named(codes, values.ALL_OCTETS))
+    sport, dport = (
+        None if ports == (0, 0) else _named(ports, values.ALL_PORTS)
+        for ports in (found.get("sport", tuple), found.get("dport", tuple))
+    )
+    return _Upper(proto, sport, dport)
+
+
+def _named(ends: tuple[int, int] | None, everything: tuple[int, int]) -> tuple[int, int] | None:
+    return None if ends == everything else ends
+
+
+def _text(ends: tuple[int, int] | None) -> str:
+    if ends is None:
+        return ""
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}-{ends[1]}"
 
 
 def selector_of(found: Found, field: str, *, ipv6: bool) -> Selector:
@@ -89,9 +113,28 @@ def selector_of(found: Found, field: str, *, ipv6: bool) -> Selector:
     known = src or dst
     anything = "::/0" if (":" in known if known else ipv6) else "0.0.0.0/0"
     upper = _upper(found, field)
+    sport, sport_last = _first_and_last(upper.sport)
+    dport, dport_last = _first_and_last(upper.dport)
     return Selector(
-        src=src or anything, dst=dst or anything, proto=upper.proto, sport=upper.sport, dport=upper.dport
+        src=src or anything,
+        dst=dst or anything,
+        proto=upper.proto,
+        sport=sport,
+        dport=dport,
+        sport_last=sport_last,
+        dport_last=dport_last,
     )
+
+
+def _first_and_last(ends: tuple[int, int] | None) -> tuple[int | None, int | None]:
+    if ends is None:
+        return None, None
+    return ends[0], None if ends[0] == ends[1] else ends[1]
+
+
+def _ends(first: int | None, last: int | None) -> tuple[int, int] | None:
+    """First and last port of a message."""
+    return None if first is None else (first, first if last is None else last)
 
 
 def selects(found: Found, selector: Selector) -> bool:
@@ -102,9 +145,13 @@ def selects(found: Found, selector: Selector) -> bool:
         inside(found.get("src", str), src)
         and inside(found.get("dst", str), dst)
         and ("proto" not in found or upper.proto == (selector.proto or None))
-        and (upper.sport is None or upper.sport == selector.sport)
-        and (upper.dport is None or upper.dport == selector.dport)
+        and _ports_inside(upper.sport, _ends(selector.sport, selector.sport_last))
+        and _ports_inside(upper.dport, _ends(selector.dport, selector.dport_last))
     )
+
+
+def _ports_inside(outer: tuple[int, int] | None, inner: tuple[int, int] | None) -> bool:
+    return outer is None or (inner is not None and outer[0] <= inner[0] and inner[1] <= outer[1])
 
 
 def inside(outer: str | None, inner: str) -> bool:
@@ -121,12 +168,15 @@ def inside(outer: str | None, inner: str) -> bool:
 
 def same(one: Selector, other: Selector) -> bool:
     """Whether two selectors mean the same: what is left out and what says "any" do."""
-    return (prefixes(one), one.proto or None, one.sport, one.dport) == (
-        prefixes(other),
-        other.proto or None,
-        other.sport,
-        other.dport,
-    )
+
+    def meaning(selector: Selector) -> tuple[object, ...]:
+        sport, dport = (
+            _ends(selector.sport, selector.sport_last),
+            _ends(selector.dport, selector.dport_last),
+        )
+        return prefixes(selector), selector.proto or None, sport, dport
+
+    return meaning(one) == meaning(other)
 
 
 def prefixes(selector: Selector) -> tuple[str, str]:
@@ -141,9 +191,9 @@ def selector_text(selector: Selector) -> str:
     text = f"src {src} dst {dst}"
     if selector.proto:
         text += f" proto {values.PROTOCOL_NAMES.get(selector.proto, str(selector.proto))}"
-    first, second = ("type", "code") if selector.proto in ICMP_PROTOCOLS else ("sport", "dport")
+    first, second = ("type", "code") if selector.proto in PROTOCOLS_WITH_TYPES else ("sport", "dport")
     if selector.sport is not None:
-        text += f" {first} {selector.sport}"
+        text += f" {first} {_text(_ends(selector.sport, selector.sport_last))}"
     if selector.dport is not None:
-        text += f" {second} {selector.dport}"
+        text += f" {second} {_text(_ends(selector.dport, selector.dport_last))}"
     return text

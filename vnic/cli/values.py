@@ -88,6 +88,26 @@ port = integer(0, 65535)
 octet = integer(0, 255)
 
 
+def number_range(low: int, high: int) -> Callable[[str, str], tuple[int, int]]:
+    """Make a converter for one number or FIRST-LAST, all from `low` to `high`; one number is both."""
+    number = integer(low, high)
+
+    def convert(text: str, field: str) -> tuple[int, int]:
+        first, dash, last = text.partition("-")
+        ends = number(first, field), number(last if dash else first, field)
+        if ends[0] > ends[1]:
+            raise refuse("begins behind its end", text, field, "FIRST-LAST, the smaller first")
+        return ends
+
+    return convert
+
+
+ALL_PORTS = (0, 65535)
+ALL_OCTETS = (0, 255)
+ports = number_range(*ALL_PORTS)
+octets = number_range(*ALL_OCTETS)
+
+
 def text(word: str, field: str) -> str:
     """Take a name or a path as it is; the daemon knows which names there are."""
     if not word:

@@ -35,6 +35,7 @@ ActionWord = Literal["protect", "bypass", "discard"]
 DefaultWord = Literal["allow", "block"]
 NonIpWord = Literal["pass", "drop"]
 FragmentationWord = Literal["before", "after"]
+FragmentsWord = Literal["drop", "any", "stateful"]
 WireWord = Literal["none", "link", "netdev", "tap"]
 CaptureWord = Literal["off", "wire", "tap"]
 StateWord = Literal["running", "failed", "paused", "resetting", "removed"]
@@ -200,7 +201,8 @@ class CaptureState:
 
 @value
 class Selector:
-    """Which packets. For ICMP sport is the type and dport the code; null matches any. src or dst is given."""
+    """Which packets. For ICMP sport is the type and dport the code, for a mobility header sport is the type;
+    null matches any. src or dst is given."""
 
     src: str | None = None
     """Prefix such as 192.0.2.0/24; null is all of the family of dst."""
@@ -208,6 +210,9 @@ class Selector:
     proto: int | None = None
     sport: int | None = None
     dport: int | None = None
+    sport_last: int | None = None
+    """Last of a range that sport begins; null is sport alone."""
+    dport_last: int | None = None
 
 
 @value
@@ -523,6 +528,8 @@ class AdapterState:
     """The load-balancing device above the TAP, which keeps IPsec from the NIC (R18); null is none."""
     wire_faults: list[WireFaultState]
     """Both directions of the wire, once faults were asked for; empty before."""
+    fragments: FragmentsWord | None
+    """What becomes of later fragments where the policy names ports; null with an external transport."""
 
 
 @value
@@ -770,6 +777,9 @@ class AddAdapter(Call[AdapterReply]):
     keywords: dict[str, int] | None = None
     """Standardized keywords, *IPsecOffloadV1IPv4, *IPsecOffloadV2 and *IPsecOffloadV2IPv4: 0 disabled, 1 AH,
     2 ESP, 3 both. What is left out is 3."""
+    fragments: FragmentsWord | None = None
+    """What becomes of a later fragment where the policy names ports, which it does not show. Null is drop.
+    Any: only policies without ports are looked at. Stateful: as its first fragment (RFC 4301 §7)."""
 
 
 @call
@@ -791,6 +801,7 @@ class SetAdapter(Call[AdapterReply]):
     capture: Capture | None = None
     keywords: dict[str, int] | None = None
     """Written to the registry; in force after RestartAdapter."""
+    fragments: FragmentsWord | None = None
 
 
 @call

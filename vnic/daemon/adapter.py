@@ -20,6 +20,7 @@ from vnic.control.interface import (
     CaptureState,
     DefaultWord,
     EventWord,
+    FragmentsWord,
     Indication,
     NonIpWord,
     StateWord,
@@ -37,7 +38,7 @@ from vnic.daemon.values import drop_event, name_of
 from vnic.daemon.wire_faults import WireFaults
 from vnic.engine.contract import Card, Engine, EngineEvent, ExternalCard
 from vnic.errors import OidError, RequestError
-from vnic.ipsec.policy import PolicyAction
+from vnic.ipsec.policy import FragmentRule, PolicyAction
 from vnic.ndis.keywords import HostSwitches
 from vnic.ndis.oids import OidRequest, OidResult
 from vnic.ndis.status import NdisStatus, StatusIndication
@@ -374,6 +375,7 @@ class Adapter:
         inbound: DefaultWord | None = None,
         outbound: DefaultWord | None = None,
         non_ip: NonIpWord | None = None,
+        fragments: FragmentsWord | None = None,
     ) -> None:
         """Say what happens to what no policy governs; None leaves it.
 
@@ -382,9 +384,12 @@ class Adapter:
         """
         given = {"inbound": inbound, "outbound": outbound, "non_ip": non_ip}
         actions = {member: default_action(word) for member, word in given.items() if word is not None}
-        if actions:
+        if actions or fragments is not None:
             engine = self.require_inline()
-            engine.set_defaults(replace(engine.defaults, **actions))
+            defaults = replace(engine.defaults, **actions)
+            if fragments is not None:
+                defaults = replace(defaults, fragments=FragmentRule(fragments))
+            engine.set_defaults(defaults)
 
     def use_wire(self, wire: Port, settings: Wire) -> None:
         """Plug the card into another wire; the old one is given back."""

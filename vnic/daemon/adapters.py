@@ -17,7 +17,7 @@ from vnic.daemon.cards import CardSettings
 from vnic.daemon.requests import SliceTurns
 from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked, shown
 from vnic.daemon.values import hardware_of, keywords_of
-from vnic.engine.contract import Defaults
+from vnic.engine.contract import Defaults, FragmentRule
 from vnic.errors import RequestError, VnicError
 from vnic.netlink.links import Link, check_address, check_mac
 from vnic.ports.base import Port
@@ -29,7 +29,7 @@ __all__ = ["Adapter", "Adapters", "Surroundings"]
 
 log = logging.getLogger(__name__)
 
-_POLICY_MEMBERS = ("non_ip", "policy_default_in", "policy_default_out")
+_POLICY_MEMBERS = ("non_ip", "fragments", "policy_default_in", "policy_default_out")
 
 
 class Adapters:
@@ -159,6 +159,7 @@ class Adapters:
                 inbound=default_action(settings.policy_default_in or "allow"),
                 outbound=default_action(settings.policy_default_out or "allow"),
                 non_ip=default_action(settings.non_ip or "pass"),
+                fragments=FragmentRule(settings.fragments or "drop"),
             )
         )
         engine.fragment_before = settings.fragmentation != "after"
@@ -230,6 +231,7 @@ class Adapters:
                 inbound=request.policy_default_in,
                 outbound=request.policy_default_out,
                 non_ip=request.non_ip,
+                fragments=request.fragments,
             )
             if request.fragmentation is not None:
                 adapter.require_inline().fragment_before = request.fragmentation == "before"

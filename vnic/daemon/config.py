@@ -23,6 +23,7 @@ from vnic.control.interface import (
     Capabilities,
     DefaultWord,
     FragmentationWord,
+    FragmentsWord,
     NonIpWord,
     TransportWord,
     UdpEspWord,
@@ -120,6 +121,7 @@ class AdapterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     mtu: int | Literal["default"] = "default"
     wire: WireTable | Literal["none"] = "none"
     non_ip: NonIpWord | None = None
+    fragments: FragmentsWord | None = None
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
     fragmentation: FragmentationWord | None = None
@@ -229,6 +231,7 @@ def _adapter(table: AdapterTable, path: str) -> AddAdapter:
                 mtu=None if table.mtu == "default" else table.mtu,
                 wire=_wire(table.wire),
                 non_ip=table.non_ip,
+                fragments=table.fragments,
                 policy_default_in=table.policy_default_in,
                 policy_default_out=table.policy_default_out,
                 fragmentation=table.fragmentation,

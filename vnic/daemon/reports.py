@@ -92,6 +92,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         software=inline is not None and inline.software,
         keywords=keywords_message(card.keywords),
         load_balancing=adapter.load_balancing,
+        fragments=None if defaults is None else defaults.fragments.value,
         wire_faults=[] if adapter.faults is None else adapter.faults.states(),
     )
 

@@ -195,23 +195,36 @@ def selector_of(message: SelectorMessage, field: str) -> spd.Selector:
             allowed="two IPv4 or two IPv6 prefixes",
         )
     protocol = _number(message.proto or 0, f"{field}.proto", 255)
-    if (message.sport, message.dport) != (None, None) and not (
-        protocol in spd.PROTOCOLS_WITH_PORTS or protocol in spd.ICMP_PROTOCOLS
-    ):
+    with_ports = spd.PROTOCOLS_WITH_PORTS | spd.PROTOCOLS_WITH_TYPES
+    ports = (message.sport, message.dport, message.sport_last, message.dport_last)
+    if ports != (None,) * 4 and protocol not in with_ports:
         raise RequestError(
             "this protocol has no ports",
             field=f"{field}.proto",
             value=str(protocol),
-            allowed=", ".join(map(str, sorted(spd.PROTOCOLS_WITH_PORTS | spd.ICMP_PROTOCOLS))),
+            allowed=", ".join(map(str, sorted(with_ports))),
         )
-    limit = 255 if protocol in spd.ICMP_PROTOCOLS else 65535
-    return spd.Selector(
+    limit = spd.MAX_TYPE if protocol in spd.PROTOCOLS_WITH_TYPES else spd.MAX_PORT
+    source_port, source_port_last = _ports(message.sport, message.sport_last, limit)
+    destination_port, destination_port_last = _ports(message.dport, message.dport_last, limit)
+    selector = spd.Selector(
         source=source,
         destination=destination,
         protocol=protocol,
-        source_port=None if message.sport is None else _number(message.sport, f"{field}.sport", limit),
-        destination_port=None if message.dport is None else _number(message.dport, f"{field}.dport", limit),
+        source_port=source_port,
+        destination_port=destination_port,
+        source_port_last=source_port_last,
+        destination_port_last=destination_port_last,
     )
+    spd.check_ports(selector, f"{field}.")
+    return selector
+
+
+def _ports(first: int | None, last: int | None, limit: int) -> tuple[int | None, int | None]:
+    """Give a range as a selector writes it: one port has no last, and all ports are any."""
+    if last is None or first == last:
+        return first, None
+    return (None, None) if (first, last) == (0, limit) else (first, last)
 
 
 def selector_message(selector: spd.Selector) -> SelectorMessage:
@@ -222,6 +235,8 @@ def selector_message(selector: spd.Selector) -> SelectorMessage:
         proto=selector.protocol,
         sport=selector.source_port,
         dport=selector.destination_port,
+        sport_last=selector.source_port_last,
+        dport_last=selector.destination_port_last,
     )
 
 

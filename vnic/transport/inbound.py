@@ -22,7 +22,7 @@ from typing import NamedTuple
 from vnic.errors import PacketError
 from vnic.ipsec.association import Direction, Mode
 from vnic.ipsec.drops import DropReason
-from vnic.ipsec.policy import FlowKey, Match, PolicyAction, PolicyEntry
+from vnic.ipsec.policy import FlowKey, FragmentRule, Match, PolicyAction, PolicyEntry
 from vnic.ipsec.replay import ReplayVerdict
 from vnic.ipsec.sequence import infer_extended
 from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
@@ -46,7 +46,7 @@ from vnic.packet.ip import (
 )
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
-from vnic.transport.flow import flow_key
+from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.sad import Sad
 from vnic.transport.spd import Spd, Unsure
 from vnic.transport.state import SaState
@@ -114,6 +114,7 @@ class Inbound:
         self._sad = sad
         self._audit = audit
         self._flows: dict[tuple[FlowKey, tuple[_Layer, ...]], DropReason | None] = {}
+        self._firsts = FirstFragments()
         self._allowed: set[tuple[int, bytes, SaState]] = set()
         """Flows that may pass, as `_receive_plain` reads them: protocol, addresses and ports, SA."""
         self._generation = (-1, -1)
@@ -125,6 +126,7 @@ class Inbound:
         if generation != self._generation:
             self._flows.clear()
             self._allowed.clear()
+            self._firsts.clear()
             self._generation = generation
         ready: list[NetBuffer] = []
         for buffer in burst:
@@ -180,7 +182,7 @@ class Inbound:
                 self._receive_protected(buffer, None, now)
                 return
             self._judge_unprocessed(frame, header, flow)
-        reason = self._verdict(flow, ())
+        reason = self._verdict(self._whole_flow(frame, header, flow, (), now), ())
         if reason is not None:
             raise _Dropped(reason)
         self._audit.card.rx_bypassed += 1
@@ -541,7 +543,7 @@ class Inbound:
             raise _Dropped(DropReason.IN_FRAGMENT, innermost)
         # Padding of a short Ethernet frame, and whatever else is behind the packet, is not the host's.
         del frame[header.end :]
-        flow = flow_key(frame, header)
+        flow = self._whole_flow(frame, header, flow_key(frame, header), layers, now)
         reason = self._verdict(flow, layers)
         if reason is not None:
             raise _Dropped(reason, innermost)
@@ -557,6 +559,14 @@ class Inbound:
             state.use_time = now
             state.counters.packets += 1
             state.counters.bytes += length
+
+    def _whole_flow(
+        self, frame: bytearray, header: IpHeader, flow: FlowKey, layers: tuple[_Layer, ...], now: float
+    ) -> FlowKey:
+        """The flow of a packet; of a later fragment that of its first, which the same SAs protected."""
+        if header.fragment and self._spd.defaults.fragments is FragmentRule.STATEFUL:
+            return self._firsts.flow_of(frame, header, flow, now, layers)
+        return flow
 
     def _verdict(self, flow: FlowKey, layers: tuple[_Layer, ...]) -> DropReason | None:
         key = (flow, layers)

@@ -23,7 +23,7 @@ from vnic.errors import OidError, PacketError
 from vnic.ipsec.association import Direction, IpsecProtocol, Mode
 from vnic.ipsec.counters import EngineEvent, EventKind
 from vnic.ipsec.drops import DropReason
-from vnic.ipsec.policy import FlowKey, PolicyAction, PolicyEntry
+from vnic.ipsec.policy import FlowKey, FragmentRule, PolicyAction, PolicyEntry
 from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
@@ -32,7 +32,7 @@ from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, parse_ip
 from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
-from vnic.transport.flow import flow_key
+from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
 from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, too_big
 from vnic.transport.sad import Sad
@@ -83,6 +83,7 @@ class Outbound:
         self._answers: list[NetBuffer] = []
         self._answer_limit = RateLimit()
         self._flows: dict[FlowKey, _Verdict] = {}
+        self._firsts = FirstFragments()
         self._twins: dict[Encapsulation, Encapsulation] = {}
         self._generation = (-1, -1, -1)
 
@@ -118,6 +119,8 @@ class Outbound:
             self._audit.card.tx_passed += self._emit_clear(buffer, header, now, ready)
             return
         flow = flow_key(frame, header)
+        if header.fragment and self._spd.defaults.fragments is FragmentRule.STATEFUL:
+            flow = self._firsts.flow_of(frame, header, flow, now)
         verdict = self._verdict(flow)
         if verdict is None:
             sent = self._emit_clear(buffer, header, now, ready)

@@ -17,11 +17,13 @@ from vnic.ipsec.policy import (
     MAX_PRIORITY,
     Defaults,
     FlowKey,
+    FragmentRule,
     Match,
     PolicyAction,
     PolicyEntry,
     Selector,
     Template,
+    check_ports,
 )
 
 _SHAPES = (
@@ -121,14 +123,21 @@ class Spd:
         """The first policy that matches, or None.
 
         Raises:
-            Unsure: the first that could match names ports, and the fragment does not show them.
+            Unsure: the first that could match names ports, and the fragment does not show them; or it is left
+                out for that (`FragmentRule.ANY`) and no other matches.
         """
+        skipping = self.defaults.fragments is FragmentRule.ANY
+        skipped = False
         for entry in self._entries[direction]:
             match = entry.selector.match(flow)
             if match is Match.YES:
                 return entry
             if match is Match.UNSURE:
-                raise Unsure
+                if not skipping:
+                    raise Unsure
+                skipped = True
+        if skipped:
+            raise Unsure
         return None
 
 
@@ -163,9 +172,7 @@ def _check_selector(selector: Selector) -> None:
             value=str(selector.source),
             allowed="both of one family",
         )
-    for word, port in (("sport", selector.source_port), ("dport", selector.destination_port)):
-        if port is not None and not 0 <= port <= 0xFFFF:
-            raise RequestError("port out of range", field=word, value=str(port), allowed="0 to 65535")
+    check_ports(selector)
 
 
 def _check_templates(policy: PolicyEntry) -> None:
