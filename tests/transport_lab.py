@@ -68,8 +68,18 @@ def selector(
     protocol: int = 0,
     source_port: int | None = None,
     destination_port: int | None = None,
+    source_port_last: int | None = None,
+    destination_port_last: int | None = None,
 ) -> Selector:
-    return Selector(prefix(source), prefix(destination), protocol, source_port, destination_port)
+    return Selector(
+        prefix(source),
+        prefix(destination),
+        protocol,
+        source_port,
+        destination_port,
+        source_port_last,
+        destination_port_last,
+    )
 
 
 ANY = selector()

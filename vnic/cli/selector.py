@@ -63,9 +63,14 @@ def _upper(found: Found, field: str) -> _Upper:
                 allowed=allowed,
             )
     if icmp:
-        kinds, codes = found.get("type", tuple), found.get("code", tuple)
+        kinds, codes = (_named(found.get(word, tuple), values.ALL_OCTETS) for word in ("type", "code"))
         if codes is not None and proto == MOBILITY:
-            raise UsageError("a mobility header has a type and no code", field=f"{field} code".strip())
+            raise UsageError(
+                "a mobility header has a type and no code",
+                field=f"{field} code".strip(),
+                value=_text(codes),
+                allowed="type",
+            )
         if codes is not None and kinds is not None and kinds[0] != kinds[1]:
             raise UsageError(
                 "codes go with one type, not with a range of types",
@@ -73,7 +78,7 @@ def _upper(found: Found, field: str) -> _Upper:
                 value=_text(codes),
                 allowed="one type, or all codes",
             )
-        return _Upper(proto, _named(kinds, values.ALL_OCTETS), _named(codes, values.ALL_OCTETS))
+        return _Upper(proto, kinds, codes)
     sport, dport = (
         None if ports == (0, 0) else _named(ports, values.ALL_PORTS)
         for ports in (found.get("sport", tuple), found.get("dport", tuple))

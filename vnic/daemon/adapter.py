@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 from vnic.control.access import Access, Role, peer_of
 from vnic.control.interface import (
@@ -383,13 +383,14 @@ class Adapter:
             RequestError: the transport is external.
         """
         given = {"inbound": inbound, "outbound": outbound, "non_ip": non_ip}
-        actions = {member: default_action(word) for member, word in given.items() if word is not None}
-        if actions or fragments is not None:
+        changes: dict[str, Any] = {
+            member: default_action(word) for member, word in given.items() if word is not None
+        }
+        if fragments is not None:
+            changes["fragments"] = FragmentRule(fragments)
+        if changes:
             engine = self.require_inline()
-            defaults = replace(engine.defaults, **actions)
-            if fragments is not None:
-                defaults = replace(defaults, fragments=FragmentRule(fragments))
-            engine.set_defaults(defaults)
+            engine.set_defaults(replace(engine.defaults, **changes))
 
     def use_wire(self, wire: Port, settings: Wire) -> None:
         """Plug the card into another wire; the old one is given back."""

@@ -17,8 +17,9 @@ from vnic.daemon.cards import CardSettings
 from vnic.daemon.requests import SliceTurns
 from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked, shown
 from vnic.daemon.values import hardware_of, keywords_of
-from vnic.engine.contract import Defaults, FragmentRule
+from vnic.engine.contract import Defaults
 from vnic.errors import RequestError, VnicError
+from vnic.ipsec.policy import FragmentRule
 from vnic.netlink.links import Link, check_address, check_mac
 from vnic.ports.base import Port
 from vnic.ports.capture import PcapngWriter

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from in_process import Command
 
+from vnic.cli.selector import selector_text
 from vnic.control import interface as api
 
 PREFIXES = "src 10.1.0.0/24 dst 10.2.0.0/24"
@@ -136,6 +137,13 @@ def test_the_adapter_may_be_named_as_the_device_of_the_selector(vnic: Command) -
         ("dir in offload packet dev left dir out", "dir"),
         ("dir in proto gre key 1.2.3.4", "key"),
         ("dir in proto icmp dport 80", "dport"),
+        ("dir in proto tcp dport 90-80", "dport"),
+        ("dir in proto tcp dport 80-65536", "dport"),
+        ("dir in proto tcp dport 80-", "dport"),
+        ("dir in proto tcp type 8", "type"),
+        ("dir in proto icmp type 256", "type"),
+        ("dir in proto icmp type 3-5 code 1", "code"),
+        ("dir in proto mobility-header type 1 code 1", "code"),
         ("dir in dst ::/0", "dst"),
         ("", "dir"),
         ("dir", "dir"),
@@ -277,3 +285,34 @@ def test_what_is_shown_can_be_added_again(vnic: Command, made: api.Policy) -> No
     result = vnic(f"xfrm policy add {' '.join(shown.split())}")
     assert result.code == 0, (shown, result.err)
     assert result.request == api.AddPolicy(adapter="left", policy=made)
+
+
+@pytest.mark.parametrize(
+    ("words", "members"),
+    [
+        ("proto tcp dport 1000-2000", {"proto": 6, "dport": 1000, "dport_last": 2000}),
+        ("proto udp sport 5-5 dport 0-65535", {"proto": 17, "sport": 5}),
+        ("proto icmp type 0", {"proto": 1, "sport": 0}),
+        ("proto icmp type 3 code 0-3", {"proto": 1, "sport": 3, "dport": 0, "dport_last": 3}),
+        ("proto icmp type 3-5 code 0-255", {"proto": 1, "sport": 3, "sport_last": 5}),
+        ("proto ipv6-icmp code 4", {"proto": 58, "dport": 4}),
+        ("proto mobility-header type 5-6", {"proto": 135, "sport": 5, "sport_last": 6}),
+    ],
+)
+def test_ports_types_and_codes_may_be_ranges(vnic: Command, words: str, members: dict[str, int]) -> None:
+    made = policy(vnic, f"{PREFIXES} dir out {words} {TUNNEL}")
+    assert made.selector == api.Selector(src="10.1.0.0/24", dst="10.2.0.0/24", **members)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "proto tcp sport 7 dport 1000-2000",
+        "proto icmp type 3 code 0-3",
+        "proto mobility-header type 5-6",
+        "proto ipv6-icmp type 128-129",
+    ],
+)
+def test_what_is_written_of_a_selector_is_read_again_as_the_same(vnic: Command, words: str) -> None:
+    made = policy(vnic, f"{PREFIXES} dir out {words} {TUNNEL}").selector
+    assert selector_text(made) == f"{PREFIXES} {words}"

@@ -34,6 +34,7 @@ mac = "02:00:00:00:00:01"
 mtu = 1400
 wire = { link = "right" }
 non_ip = "drop"
+fragments = "stateful"
 policy_default_in = "block"
 policy_default_out = "block"
 fragmentation = "after"
@@ -97,6 +98,7 @@ def test_every_key_is_understood() -> None:
         mtu=1400,
         wire=Wire(kind="link", name="right"),
         non_ip="drop",
+        fragments="stateful",
         policy_default_in="block",
         policy_default_out="block",
         fragmentation="after",

@@ -23,6 +23,7 @@ def test_what_is_left_out_gets_its_default() -> None:
         features_off=[],
         wire=Wire(kind="none"),
         non_ip="pass",
+        fragments="drop",
         policy_default_in="allow",
         policy_default_out="allow",
         fragmentation="before",
@@ -42,6 +43,7 @@ def test_an_external_transport_has_a_wire_and_keywords_and_nothing_of_a_host() -
 @pytest.mark.parametrize(
     "changes",
     [
+        {"fragments": "any"},
         {"tap": "tap0"},
         {"netns": "red"},
         {"addresses": ["10.0.0.1/24"]},
