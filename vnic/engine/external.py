@@ -167,7 +167,7 @@ class ExternalEngine:
 
     def transmit(self, lists: list[NetBufferList], now: float) -> list[NetBuffer]:
         wire = self._miniport.transmit(lists)
-        sealed = sum(buffer.transmit is not None for buffer in wire)
+        sealed = sum(buffer.transmit is not None and buffer.transmit.offload_handle != 0 for buffer in wire)
         self._counters.tx_offloaded += sealed
         self._counters.tx_passed += len(wire) - sealed
         if self.send_observer is not None:

@@ -18,7 +18,6 @@ from vnic.miniport.admission import Admission
 from vnic.miniport.ciphers import RandomSource
 from vnic.miniport.configuration import Configuration, FeatureState
 from vnic.miniport.counter_keys import CounterKeys
-from vnic.miniport.parser_entries import ParserEntries
 from vnic.miniport.receive import Receiver
 from vnic.miniport.requests import Requests
 from vnic.miniport.sa_table import Bundle, InboundBundle, OutboundBundle, SaTable
@@ -250,7 +249,7 @@ class MiniportAdapter(Miniport):
         self._leave_reset()
         for handle, _ in list(self._table.items()):
             self._table.delete(handle)
-        self._table.parser_entries = ParserEntries(self._table.last_handle)
+        self._table.parser_entries.clear()
         self._halted = True
         self._state_changed()
 

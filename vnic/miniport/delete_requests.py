@@ -1,7 +1,8 @@
 """Asking for room: when the table is nearly full, the NIC asks for the deletion of an old inbound SA.
 
 Law: one request at a time, and never more than a request: the SA stays and works until it is deleted (R117,
-R136). Who moves it, and where to, is the transport's business.
+R136). Who moves it, and where to, is the transport's business. Only a packet whose ICV held makes it ask:
+who has no key shall not choose what leaves the NIC.
 
     capacity - max(1, capacity / 16)          one SA of the older half of the inbound SAs, the first that
     ---------------------------------|<-->|   carries a packet; the next one when that one is gone
@@ -39,7 +40,7 @@ class DeleteRequests:
         return not self._asked or not table.holds(self._asked)
 
     def consider(self, bundle: InboundBundle) -> bool:
-        """Ask for the SA of a packet, if it is one of the older half; gives whether it was.
+        """Ask for the SA of a packet that was good, if it is one of the older half; gives whether it was.
 
         Call it only while a request is `wanted`.
         """

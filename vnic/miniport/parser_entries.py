@@ -89,6 +89,11 @@ class ParserEntries:
         """Stop using an entry that will be removed later (R150, R151); the handle was checked."""
         self._marked.add(handle)
 
+    def clear(self) -> None:
+        """Forget every entry; handles go on."""
+        self._entries.clear()
+        self._marked.clear()
+
     def remove(self, handle: int) -> None:
         """Forget an entry, marked or not (R149)."""
         del self._entries[handle]

@@ -300,6 +300,9 @@ class _Walk:
                     raise _Fault(CryptoStatus.INVALID_PROTOCOL)
                 protocol, start, end = self._open_esp(bundle, start, end, in_udp)
                 pending = None
+            if self._requests is not None and self._requests.consider(bundle):
+                self._requests = None
+                self._delete = True
         if bundle is None:
             return None
         inner = self._inside(bundle, protocol, start, end, in_udp=bool(udp))
@@ -390,8 +393,6 @@ class _Walk:
         Args:
             previous: protocol of the layer opened before under the same IP header, 0 if it is the first.
         """
-        if self._requests is not None and self._requests.consider(bundle):
-            self._requests = None
         self._delete |= bundle.sa_delete_req
         able = self._able[bundle.oid_version]
         if not able.everything and (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from nic_frames import AH_SHA256, CBC_SHA1, GCM, V4, Framed, add_request, framed, udp
+from nic_frames import AH_SHA256, CBC_SHA1, GCM, UDP, V4, Framed, add_request, ethernet, framed, ip, udp
 
 from vnic.engine.contract import ExternalCard, Offload
 from vnic.engine.external import ExternalEngine
@@ -24,7 +24,7 @@ from vnic.ndis.configuration_structs import (
     pack_offload_encapsulation,
     pack_offload_parameters,
 )
-from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
+from vnic.ndis.netbuffer import ChecksumRequest, NetBuffer, NetBufferList, OffloadHandle, TransmitInfo
 from vnic.ndis.oid import AddSa
 from vnic.ndis.oids import Oid, OidRequest, OidResult, RequestType
 from vnic.ndis.status import CryptoStatus, IndicationCode, NdisStatus
@@ -444,3 +444,13 @@ def test_many_sas_of_one_name_come_and_go_as_fast_as_of_many_names() -> None:
         engine.delete_sa(sa.id)
     # A tenth of this on any machine; a minute where each looks at all others.
     assert time.process_time() - begun < 8
+
+
+def test_a_frame_that_asks_for_checksums_alone_counts_as_passed() -> None:
+    engine = make()
+    asked = TransmitInfo(
+        OffloadHandle(0), OffloadHandle(0), 0, 0, 0, 0, None, ChecksumRequest(False, False, False, True, 0)
+    )
+    one = NetBufferList(1, [bytearray(ethernet(ip(V4, UDP, udp(b"data"))))], asked)
+    assert len(engine.transmit([one], 0.0)) == 1
+    assert (engine.counters.tx_offloaded, engine.counters.tx_passed) == (0, 1)

@@ -149,3 +149,17 @@ def test_middle_of_the_table_moves_as_sas_are_added() -> None:
     handles.append(nic.add(inbound(200), inbound=True))
     # What was in the younger half is now the oldest there is.
     assert asks(nic, 17)
+
+
+@pytest.mark.rule(183)
+def test_a_forged_packet_makes_the_nic_ask_for_nothing() -> None:
+    nic, _ = nic_with(31, 32)
+    forged = bytearray(frame(3))
+    forged[-1] ^= 1
+    info, _ = nic.open(bytes(forged))
+    assert info is not None
+    assert info.crypto_done
+    assert not info.verified
+    assert not info.sa_delete_req
+    assert not asks(nic, 30)
+    assert asks(nic, 4)

@@ -75,3 +75,12 @@ def test_marked_entry_waits_for_its_removal_and_is_not_used() -> None:
     assert entries.parses(4500)
     entries.remove(second)
     assert len(entries) == 0
+
+
+def test_a_handle_from_before_all_were_forgotten_does_not_come_back() -> None:
+    entries = ParserEntries(100)
+    old, _ = entries.add(OTHER, 4500)
+    entries.mark(old)
+    entries.clear()
+    assert len(entries) == 0
+    assert entries.add(OTHER, 4500) == (old + 1, True)
