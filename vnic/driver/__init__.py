@@ -17,5 +17,14 @@ from vnic.driver.blocking import BlockingDriver
 from vnic.driver.driver import Driver
 from vnic.driver.exchange import Completion, Received
 from vnic.driver.requests import nbl_socket_of, oid_request
+from vnic.ndis.status import StatusIndication
 
-__all__ = ["BlockingDriver", "Completion", "Driver", "Received", "nbl_socket_of", "oid_request"]
+__all__ = [
+    "BlockingDriver",
+    "Completion",
+    "Driver",
+    "Received",
+    "StatusIndication",
+    "nbl_socket_of",
+    "oid_request",
+]
