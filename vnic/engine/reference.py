@@ -204,7 +204,9 @@ class ReferenceEngine:
         """
         state = self._miniport.state
         if state in (AdapterState.REMOVED, AdapterState.HALTED):
-            raise OidError(NdisStatus.NOT_ACCEPTED, "the NIC was removed (R80)")
+            raise OidError(
+                NdisStatus.NOT_ACCEPTED, "the NIC was removed (R80); delete the adapter and add it again"
+            )
         if state is AdapterState.RESETTING:
             raise OidError(resetting, "the NIC is being reset; ask again when it is done")
 

@@ -276,7 +276,9 @@ class MiniportAdapter(Miniport):
             OidError: NOT_ACCEPTED (R80).
         """
         if self._removed or self._halted:
-            raise OidError(NdisStatus.NOT_ACCEPTED, "the NIC was removed (R80)")
+            raise OidError(
+                NdisStatus.NOT_ACCEPTED, "the NIC was removed (R80); delete the adapter and add it again"
+            )
 
     def check_accepting(self, resetting: NdisStatus) -> None:
         """Refuse a request that comes at the wrong time.
