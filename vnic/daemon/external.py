@@ -8,6 +8,7 @@ indicated, good or bad (R171, R197). A defect costs one burst, never the daemon.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from vnic.daemon.defects import Defects
@@ -20,6 +21,8 @@ from vnic.ndis.oob import pack_completion, pack_receive, unpack_transmit
 from vnic.ndis.status import IndicationCode, NdisStatus, StatusIndication
 from vnic.ports.base import Port
 from vnic.ports.nbl import NblPort
+
+log = logging.getLogger(__name__)
 
 _QUERY_LENGTH = 4096
 """Room for the answer of a configuration query, in bytes; NDIS_OFFLOAD has 184."""
@@ -68,6 +71,7 @@ class ExternalForwarder:
         self._on_driver = on_driver
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
+        self._name = name
         self._defects = Defects(name, clock)
         self._running = self._greeted = self._resetting = False
         self._listening: int | None = None
@@ -208,6 +212,9 @@ class ExternalForwarder:
     def _send(self, burst: list[NblMessage | BadMessage]) -> None:
         """Carry out sends; completions follow even where a defect keeps the frames from the wire."""
         taken = [_list_of(message) for message in burst]
+        for one in taken:
+            if isinstance(one, BadMessage):
+                log.debug("adapter %s: a message of the driver was refused: %s", self._name, one.reason)
         lists = [one for one in taken if isinstance(one, NetBufferList)]
         try:
             wire = self._card.transmit(lists, self._clock()) if lists else []

@@ -201,7 +201,11 @@ def test_lists_of_several_frames_keep_their_order(world: World) -> None:
 
 
 @pytest.mark.rule(165)
-def test_every_list_completes_in_order_with_its_status(world: World) -> None:
+def test_every_list_completes_in_order_with_its_status(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "vnic.daemon.external")
+
     async def work() -> None:
         left, _ = await pair(world)
         out = await offload(left, add_request(GCM))
@@ -245,6 +249,9 @@ def test_every_list_completes_in_order_with_its_status(world: World) -> None:
             ]
             counters = left.nbl.counters
             assert (counters.sends, counters.sends_failed, counters.messages_refused) == (6, 4, 2)
+            refused = [record.getMessage() for record in caplog.records]
+            assert len(refused) == 4
+            assert "the tunnel handle is in its slot or in NextOffloadHandle, not in both" in refused[1]
         await world.adapters.close()
 
     run(work())
