@@ -95,9 +95,10 @@ _ACTIONS: dict[str, AimWord] = {
     "release": "release",
     "truncate": "truncate",
     "stall": "stall",
+    "fill": "fill",
 }
-_ACTION = "{ flip-icv BIT | replay COUNT | hold [ PACKETS ] | truncate BYTES | stall | release }"
-_WITHOUT_VALUE = ("release", "stall")
+_ACTION = "{ flip-icv BIT | replay COUNT | hold [ PACKETS ] | truncate BYTES | stall | release | fill }"
+_WITHOUT_VALUE = ("release", "stall", "fill")
 _DO = Vocabulary(
     Word("dir", Choice(("tx", "rx")), "which way (tx; stall and release: both)"),
     Word(
@@ -126,6 +127,11 @@ _DO = Vocabulary(
     ),
     Word("stall", summary="let nothing move until `release`", symbol=_ACTION),
     Word("release", summary="end a stall, and let go what is held", symbol=_ACTION),
+    Word(
+        "fill",
+        summary="fill the NIC's table with SAs for nobody (dst 240.0.0.1, never on the wire) until `clear`",
+        symbol=_ACTION,
+    ),
 )
 
 
@@ -190,7 +196,10 @@ def show(session: Session, found: Found) -> None:
     """Show the faults of all wires, or of one."""
     states = session.ask(ListAdapters(name=found.get("name", str))).adapters
     session.answer(
-        [{"adapter": state.name, "wire_faults": state.wire_faults} for state in states],
+        [
+            {"adapter": state.name, "wire_faults": state.wire_faults, "filler_sas": state.filler_sas}
+            for state in states
+        ],
         lambda: _text(session, states),
     )
 
@@ -203,9 +212,9 @@ def _text(session: Session, states: list[AdapterState]) -> str:
 
 
 def _directions(state: AdapterState) -> list[str]:
+    lines = [f"sa table filled with {state.filler_sas}"] if state.filler_sas else []
     if not state.wire_faults:
-        return ["no faults"]
-    lines = []
+        return lines or ["no faults"]
     for one in state.wire_faults:
         lines.append(f"{one.direction} {in_words(one)}" if one.in_force else f"{one.direction} no faults")
         done = " ".join(f"{kind} {count}" for kind, count in one.counts.items() if count)
@@ -216,7 +225,8 @@ def _directions(state: AdapterState) -> list[str]:
 
 def fault_lines(state: AdapterState) -> list[str]:
     """Write what is in force on the wire of an adapter, a line for each direction that has faults."""
-    return [f"faults {one.direction} {in_words(one)}" for one in state.wire_faults if one.in_force]
+    lines = [f"faults {one.direction} {in_words(one)}" for one in state.wire_faults if one.in_force]
+    return [*lines, *([f"faults sa table filled with {state.filler_sas}"] if state.filler_sas else [])]
 
 
 def in_words(one: WireFaultState) -> str:
@@ -276,12 +286,13 @@ WIRE = Object(
                 "vnic wire do left truncate 60",
                 "vnic wire do left stall",
                 "vnic wire do left release",
+                "vnic wire do left fill",
             ),
         ),
         Verb("show", "show what is in force, and what was done", show, positional=(_MAYBE,)),
         Verb(
             "clear",
-            "make the wire a good one again; what is on its way arrives at once",
+            "make the wire a good one again; what is on its way arrives at once, a filled table is emptied",
             clear,
             Vocabulary(_DIR),
             positional=(_KNOWN,),

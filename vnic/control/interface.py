@@ -46,7 +46,7 @@ UdpEspWord = Literal["udp_transport", "udp_tunnel", "transport_over_udp_tunnel",
 RequestTypeWord = Literal["query", "set"]
 NblDirectionWord = Literal["send", "receive"]
 WireDirectionWord = Literal["tx", "rx"]
-AimWord = Literal["flip_icv", "replay", "hold", "release", "truncate", "stall"]
+AimWord = Literal["flip_icv", "replay", "hold", "release", "truncate", "stall", "fill"]
 EventWord = Literal[
     "subscribed",
     "lost",
@@ -528,6 +528,8 @@ class AdapterState:
     """The load-balancing device above the TAP, which keeps IPsec from the NIC (R18); null is none."""
     wire_faults: list[WireFaultState]
     """Both directions of the wire, once faults were asked for; empty before."""
+    filler_sas: int
+    """SAs that only fill the NIC's table because that was asked for."""
     fragments: FragmentsWord | None
     """What becomes of later fragments where the policy names ports; null with an external transport."""
 
@@ -879,7 +881,8 @@ class DoWireFault(Call[AdapterReply]):
 
     flip_icv, hold and truncate wait for the next IPsec packet they fit; replay sends the last one again, or
     the next if none was seen. Such a packet suffers nothing else. stall lets nothing move until release,
-    which also lets go what is held."""
+    which also lets go what is held. fill adds SAs for nobody until the NIC's table is full; ClearWireFaults
+    takes them away."""
 
     name: str
     action: AimWord
@@ -892,7 +895,9 @@ class DoWireFault(Call[AdapterReply]):
 
 @call
 class ClearWireFaults(Call[AdapterReply]):
-    """Make the wire of an adapter a good one again; what is on its way arrives at once."""
+    """Make the wire of an adapter a good one again; what is on its way arrives at once.
+
+    With both directions the SAs go that only fill the NIC's table."""
 
     name: str
     direction: WireDirectionWord | None = None

@@ -29,6 +29,7 @@ from vnic.control.interface import (
 from vnic.daemon.cards import CardSettings, external_card, reference_card
 from vnic.daemon.events import Events
 from vnic.daemon.external import ExternalForwarder
+from vnic.daemon.filler import Filler
 from vnic.daemon.forwarder import Forwarder
 from vnic.daemon.host import Host, TapDevice, Watch
 from vnic.daemon.icv import finder
@@ -92,6 +93,7 @@ class Adapter:
         failure: why it is of no further use; "" while it runs.
         mtu_fixed: the TAP's MTU was set and follows the wire and the policies no more.
         faults: what its wire does to frames because it was asked to; None: nothing ever was asked.
+        filler: SAs that only fill the NIC's table.
         load_balancing: name of the load-balancing device above the TAP (R18), or None.
         requests: OID requests under way.
     """
@@ -115,6 +117,7 @@ class Adapter:
         self.capture: Capture | None = None
         self.failure = ""
         self.faults: WireFaults | None = None
+        self.filler = Filler(engine, surroundings.clock, self.require_present)
         self.load_balancing: str | None = None
         self.requests = OidRequests(engine, surroundings.clock, turns)
         self.tap: TapDevice | None = None

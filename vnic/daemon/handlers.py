@@ -23,6 +23,7 @@ from vnic.daemon.events import Events, rfc3339
 from vnic.daemon.keyfile import wireshark_line
 from vnic.daemon.memory import Memory
 from vnic.daemon.nbls import Nbls
+from vnic.daemon.wire_faults import check_no_value
 from vnic.engine.contract import Engine, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation, weaknesses
@@ -191,12 +192,19 @@ class Handlers:
 
     async def _do_wire_fault(self, request: api.DoWireFault) -> api.AdapterReply:
         adapter = self._adapters.require(request.name, "name")
-        adapter.change_faults(lambda faults: faults.do(request))
+        if request.action == "fill":
+            check_no_value(request)
+            adapter.require_present()
+            await adapter.filler.fill()
+        else:
+            adapter.change_faults(lambda faults: faults.do(request))
         return await self._adapter_reply(adapter)
 
     async def _clear_wire_faults(self, request: api.ClearWireFaults) -> api.AdapterReply:
         adapter = self._adapters.require(request.name, "name")
         adapter.change_faults(lambda faults: faults.clear(request.direction))
+        if request.direction is None:
+            await adapter.filler.empty()
         return await self._adapter_reply(adapter)
 
     async def _adapter_reply(self, adapter: Adapter) -> api.AdapterReply:

@@ -94,6 +94,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         load_balancing=adapter.load_balancing,
         fragments=None if defaults is None else defaults.fragments.value,
         wire_faults=[] if adapter.faults is None else adapter.faults.states(),
+        filler_sas=adapter.filler.count,
     )
 
 

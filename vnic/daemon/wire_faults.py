@@ -96,7 +96,7 @@ class WireFaults:
             self._lines[direction].reseed(_generator(self._seeds[direction], direction))
 
     def do(self, request: DoWireFault) -> None:
-        """Do one thing.
+        """Do one thing to frames; `fill` is not one, see `filler`.
 
         Raises:
             RequestError: a value is out of range or missing, or too many wait; nothing is changed.
@@ -104,10 +104,7 @@ class WireFaults:
         action, value = request.action, request.value
         limits = _AIM_RANGES.get(action)
         if limits is None:
-            if value is not None:
-                raise RequestError(
-                    f"{action} takes no value", field="value", value=str(value)[:64], allowed="nothing"
-                )
+            check_no_value(request)
         elif value is None and action != "hold":
             low, high, unit = limits
             raise RequestError("a value is needed", field=_word(action), allowed=f"{low} to {high} {unit}")
@@ -124,7 +121,7 @@ class WireFaults:
                     line.stalled = True
                 case "release":
                     line.release(now)
-                case _:
+                case "flip_icv" | "replay" | "hold" | "truncate":
                     line.aim(Aimed(action, value or 0), now)
 
     def clear(self, direction: WireDirectionWord | None) -> None:
@@ -164,6 +161,21 @@ class WireFaults:
             armed=[_aimed_text(one) for one in line.armed],
             waiting=line.waiting,
             counts=dict(line.counts),
+        )
+
+
+def check_no_value(request: DoWireFault) -> None:
+    """Refuse a value where none is taken.
+
+    Raises:
+        RequestError: there is one.
+    """
+    if request.value is not None:
+        raise RequestError(
+            f"{request.action} takes no value",
+            field="value",
+            value=str(request.value)[:64],
+            allowed="nothing",
         )
 
 

@@ -148,6 +148,7 @@ ADAPTER = api.AdapterState(
     keywords={"*IPsecOffloadV1IPv4": 3, "*IPsecOffloadV2": 3, "*IPsecOffloadV2IPv4": 3},
     load_balancing=None,
     wire_faults=[],
+    filler_sas=0,
 )
 EXTERNAL = replace(
     ADAPTER,

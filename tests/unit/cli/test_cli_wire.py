@@ -137,6 +137,7 @@ def test_what_no_wire_can_do_is_refused_with_what_it_can(
         ("release", "release", None),
         ("truncate 60", "truncate", 60),
         ("stall", "stall", None),
+        ("fill", "fill", None),
     ],
 )
 def test_one_thing_is_done_to_a_wire(
@@ -174,6 +175,13 @@ def test_adapter_show_names_the_faults_in_force(vnic: Command) -> None:
     lines = vnic("adapter show left").out.splitlines()
     assert f"    faults {WORDS}" in lines
     assert sum("faults" in line for line in lines) == 1
+
+
+def test_a_filled_table_is_shown(vnic: Command) -> None:
+    filled = replace(ADAPTER, filler_sas=64)
+    vnic.memory.answers[api.ListAdapters] = api.AdaptersReply(adapters=[filled])
+    assert vnic("wire").out == "left:\n    sa table filled with 64\n"
+    assert "    faults sa table filled with 64\n" in vnic("adapter show left").out
 
 
 def test_statistics_name_the_faults_done(vnic: Command) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from vnic.control import interface as api
 from vnic.daemon.adapters import Adapter
 from vnic.daemon.handlers import About, Handlers
 from vnic.errors import OidError, PortError, RequestError
+from vnic.ndis.status import NdisStatus
 
 T = TypeVar("T")
 
@@ -278,6 +280,7 @@ def test_what_no_wire_can_do_is_refused_whole(members: dict[str, Any], field: st
         ("truncate", None, "truncate"),
         ("stall", 1, "value"),
         ("release", 0, "value"),
+        ("fill", 1, "value"),
     ],
 )
 def test_a_thing_that_cannot_be_done_is_refused(action: str, value: int | None, field: str) -> None:
@@ -358,6 +361,94 @@ def test_a_deleted_adapter_leaves_no_timer_behind() -> None:
             bench.world.now += 1.0
             await asyncio.sleep(0.03)
             assert len(bench.port("tap1").sent) == 0
+
+    run(work())
+
+
+AH = api.Sa(
+    src="192.0.2.1",
+    dst="192.0.2.2",
+    proto="ah",
+    spi=256,
+    direction="out",
+    integrity="hmac-sha256-128",
+    integrity_key="01" * 32,
+)
+SA_CBC = replace(
+    AH, proto="esp", encryption="aes-cbc-128", encryption_key="01" * 16, integrity="hmac-sha256-128"
+)
+SMALL = api.Capabilities(sa_capacity=100)
+SA = api.Sa(
+    src="192.0.2.1",
+    dst="192.0.2.2",
+    proto="esp",
+    spi=256,
+    direction="out",
+    encryption="aes-gcm-128",
+    encryption_key="01" * 20,
+)
+
+
+@pytest.mark.parametrize("limits", [{}, {"encryptions": ["aes-cbc-128"]}, {"esp": False}, {"ipv6": False}])
+def test_a_table_is_filled_until_the_nic_has_room_for_none_and_emptied_again(limits: dict[str, Any]) -> None:
+    async def work() -> None:
+        async with Bench() as bench:
+            card = api.Capabilities(sa_capacity=100, **limits)
+            await bench.call(api.AddAdapter(name="small", tap="tap8", capabilities=card, software=False))
+            filled = (await bench.call(api.DoWireFault(name="small", action="fill"))).adapter
+            assert (filled.filler_sas, filled.sa_count) == (100, 100)
+            with pytest.raises(OidError) as caught:
+                await bench.call(api.AddSa(adapter="small", sa=AH if limits.get("esp") is False else SA_CBC))
+            assert caught.value.status is NdisStatus.RESOURCES
+            again = (await bench.call(api.DoWireFault(name="small", action="fill"))).adapter
+            assert again.filler_sas == 100
+            one_way = (await bench.call(api.ClearWireFaults(name="small", direction="tx"))).adapter
+            assert one_way.filler_sas == 100
+            empty = (await bench.call(api.ClearWireFaults(name="small"))).adapter
+            assert (empty.filler_sas, empty.sa_count) == (0, 0)
+
+    run(work())
+
+
+def test_a_full_table_leaves_the_next_sa_to_software_and_other_sas_alone() -> None:
+    async def work() -> None:
+        async with Bench() as bench:
+            await bench.call(api.AddAdapter(name="small", tap="tap8", capabilities=SMALL))
+            await bench.call(api.AddSa(adapter="small", sa=SA))
+            state = (await bench.call(api.DoWireFault(name="small", action="fill"))).adapter
+            assert (state.filler_sas, state.sa_count) == (99, 100)
+            added = await bench.call(
+                api.AddSa(adapter="small", sa=replace(SA, spi=257, encryption_key="02" * 20))
+            )
+            assert (added.offload, added.status_name) == ("software", "NDIS_STATUS_RESOURCES")
+            state = (await bench.call(api.ClearWireFaults(name="small"))).adapter
+            assert (state.filler_sas, state.sa_count) == (0, 2)
+
+    run(work())
+
+
+def test_whoever_flushes_all_sas_flushes_the_filling_too() -> None:
+    async def work() -> None:
+        async with Bench() as bench:
+            await bench.call(api.AddAdapter(name="small", tap="tap8", capabilities=SMALL))
+            await bench.call(api.DoWireFault(name="small", action="fill"))
+            await bench.call(api.FlushSas(adapter="small"))
+            state = (await bench.call(api.ClearWireFaults(name="small"))).adapter
+            assert (state.filler_sas, state.sa_count) == (0, 0)
+
+    run(work())
+
+
+def test_a_nic_that_refuses_for_another_reason_is_left_as_it_was() -> None:
+    async def work() -> None:
+        async with Bench() as bench:
+            off = {"*IPsecOffloadV1IPv4": 0, "*IPsecOffloadV2": 0, "*IPsecOffloadV2IPv4": 0}
+            await bench.call(api.AddAdapter(name="small", tap="tap8", keywords=off))
+            with pytest.raises(OidError) as caught:
+                await bench.call(api.DoWireFault(name="small", action="fill"))
+            assert caught.value.status is NdisStatus.NOT_SUPPORTED
+            (state,) = (await bench.call(api.ListAdapters(name="small"))).adapters
+            assert (state.filler_sas, state.sa_count) == (0, 0)
 
     run(work())
 
