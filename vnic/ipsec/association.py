@@ -155,15 +155,6 @@ class SecurityAssociation:
         """Whether its packets carry an ICV of their own; ESP made for a bundle with AH need not (R14)."""
         return self.integrity is not None or (self.encryption is not None and self.encryption.combined)
 
-    @property
-    def counter_mode_key(self) -> KeyMaterial | None:
-        """Key and salt that must never meet the same IV twice (GCM, GMAC), or None."""
-        if self.encryption is not None and self.encryption.combined:
-            return self.encryption_key
-        if self.integrity is not None and self.integrity.iv_length:
-            return self.integrity_key
-        return None
-
     def checked(self) -> SecurityAssociation:
         """Give the SA with defaults filled in, or refuse it.
 

@@ -247,9 +247,7 @@ class MiniportAdapter(Miniport):
         """MiniportHaltEx: forget every SA and its keys (R211-R213)."""
         self._requests.abort_all()
         self._leave_reset()
-        for handle, _ in list(self._table.items()):
-            self._table.delete(handle)
-        self._table.parser_entries.clear()
+        self._table.clear()
         self._halted = True
         self._state_changed()
 

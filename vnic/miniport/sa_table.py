@@ -292,9 +292,10 @@ class SaTable:
             index.clear()
 
     def clear(self) -> None:
-        """Delete every bundle; handles go on."""
+        """Delete every bundle and parser entry; handles go on."""
         for handle in [*self.outbound, *self._inbound]:
             self.delete(OffloadHandle(handle))
+        self.parser_entries.clear()
 
     def element(self, handle: OffloadHandle, operation: Operation) -> EspElement | AhElement | None:
         """The ESP or AH SA of a bundle, or None when the bundle has none.
