@@ -6,6 +6,7 @@ Law: messages to strings. Without -s, and with the keys in it, what is written o
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vnic.cli.protection import protection_text
@@ -13,6 +14,7 @@ from vnic.cli.render import paint, table
 from vnic.cli.selector import selector_text
 from vnic.control.interface import Sa, SaState
 from vnic.ipsec.drops import DropReason
+from vnic.ipsec.lifetime import word_of
 
 if TYPE_CHECKING:
     from vnic.cli.session import Session
@@ -49,6 +51,9 @@ def state_text(state: SaState, session: Session) -> str:
     ]
     if sa.selector is not None:
         lines.append(f"sel {selector_text(sa.selector)}")
+    limits = _limits(sa)
+    if limits:
+        lines.append(" ".join(f"limit {word} {number}" for word, number in limits.items()))
     if statistics:
         lines += _statistics(state, details=session.options.details)
     handle = f" handle {state.handle:#x} by {state.offload}" if statistics else ""
@@ -77,6 +82,34 @@ def _window(sa: Sa) -> str:
     return f"replay-window {sa.replay_window or 0}" + (f" flag {' '.join(flags)}" if flags else "")
 
 
+def _limits(sa: Sa) -> dict[str, int]:
+    """The limits of an SA by their words."""
+    if sa.lifetime is None:
+        return {}
+    return {word_of(member): number for member, number in asdict(sa.lifetime).items() if number}
+
+
+def _lifetime(sa: Sa) -> list[str]:
+    """Write the limits in full, as `ip -s` does."""
+    limits = _limits(sa)
+
+    def count(word: str) -> str:
+        return str(limits.get(word, "(INF)"))
+
+    return [
+        "lifetime config:",
+        *(
+            f"  limit: soft {count(f'{unit}-soft')}({unit}s), hard {count(f'{unit}-hard')}({unit}s)"
+            for unit in ("byte", "packet")
+        ),
+        *(
+            f"  expire {name}: soft {limits.get(f'{word}-soft', 0)}(sec), "
+            f"hard {limits.get(f'{word}-hard', 0)}(sec)"
+            for name, word in (("add", "time"), ("use", "time-use"))
+        ),
+    ]
+
+
 def _statistics(state: SaState, *, details: bool) -> list[str]:
     sa = state.sa
     number = sa.sequence_number or 0
@@ -92,8 +125,10 @@ def _statistics(state: SaState, *, details: bool) -> list[str]:
         bitmap = int(state.replay_bitmap, 16)
         shown = bitmap if details else bitmap & ((1 << _SHOWN_BITMAP_BITS) - 1)
         lines[0] += f", bitmap {shown:#x}"
+    if sa.lifetime is not None:
+        lines += _lifetime(sa)
     lines += [
-        "lifetime current:",
+        "lifetime current:" + (" soft limit reached" if state.expiring else ""),
         f"  {state.bytes}(bytes), {state.packets}(packets)",
         f"  add {state.added} use {state.used or '-'}",
         "stats:",

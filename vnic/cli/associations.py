@@ -7,11 +7,12 @@ the daemon first (which way an SA works) changes nothing when the look fails.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Literal, cast
 
 from vnic.cli import values
 from vnic.cli.association_text import brief_text, flag_names, state_text
-from vnic.cli.grammar import ADAPTERS, Choice, Flags, Found, Group, Refusal, Value, Vocabulary, Word
+from vnic.cli.grammar import ADAPTERS, Choice, Flags, Found, Group, Refusal, Series, Value, Vocabulary, Word
 from vnic.cli.protection import protection_of
 from vnic.cli.render import plural
 from vnic.cli.selector import SELECTOR_WORDS, inside, selector_of
@@ -21,6 +22,7 @@ from vnic.control.interface import (
     AddSa,
     DeleteSa,
     FlushSas,
+    Lifetime,
     ListAdapters,
     ListSas,
     ReplaceSa,
@@ -31,6 +33,7 @@ from vnic.control.interface import (
     UpdateSa,
 )
 from vnic.errors import RequestError
+from vnic.ipsec.lifetime import MAX_LIMIT, word_of
 
 SMALLEST_WINDOW = 64
 """Packets; `ip xfrm` lines often say 32, the size of the kernel's oldest window."""
@@ -122,6 +125,16 @@ SEL = Word(
     "traffic the SA may carry; without it all",
 )
 
+LIMITS = tuple(word_of(one.name) for one in fields(Lifetime))
+"""time-soft … packet-hard."""
+
+LIMIT = Word(
+    "limit",
+    Series((Choice(LIMITS), Value("NUMBER", values.integer(0, MAX_LIMIT)))),
+    "soft: told once; hard: the SA ends. Seconds since add (time) or first use (time-use), bytes, packets",
+    repeated=True,
+)
+
 NOT_SUPPORTED = (
     Word("mark", Refusal("a card sees no packet marks", "src, dst, sel; or another adapter")),
     Word("output-mark", Refusal("a card sets no packet marks", "an SA without it")),
@@ -131,9 +144,6 @@ NOT_SUPPORTED = (
         Refusal("there are no xfrm interfaces here", "an adapter for each; offload packet dev ADAPTER"),
     ),
     Word("encap", Refusal("ESP in UDP or TCP is not built", "ESP on the wire itself")),
-    Word(
-        "limit", Refusal("SAs have no lifetimes; the key manager counts", "vnic -s xfrm state, then delete")
-    ),
     Word("tfcpad", Refusal("there is no traffic flow padding", "an SA without it")),
     Word("ctx", Refusal("there are no security contexts", "an SA without it")),
     Word("coa", Refusal("Mobile IPv6 is no work of an IPsec card", "an SA without it")),
@@ -249,6 +259,22 @@ def _direction_by_address(session: Session, adapter: str | None, src: str, dst: 
     )
 
 
+def lifetime_of(found: Found) -> Lifetime | None:
+    """The limits that the words say, or None.
+
+    Raises:
+        UsageError: one is said twice.
+    """
+    limits: dict[str, int] = {}
+    for word, number in found.many("limit", tuple):
+        if word in limits:
+            raise UsageError("is given twice", field=f"limit {word}", allowed="NUMBER")
+        limits[word] = number
+    # XFRM_INF, the kernel's word for none, is what `ip` itself shows as (INF).
+    members = {word.replace("-", "_"): number for word, number in limits.items() if 0 < number < MAX_LIMIT}
+    return Lifetime(**members) if members else None
+
+
 def sa_of(found: Found, session: Session) -> Sa:
     """Make the SA that the words say.
 
@@ -292,6 +318,7 @@ def sa_of(found: Found, session: Session) -> Sa:
         decap_dscp="decap-dscp" in flags or None,
         no_ecn="noecn" in flags or None,
         no_pmtu_discovery="nopmtudisc" in flags or None,
+        lifetime=lifetime_of(found),
     )
 
 

@@ -27,6 +27,7 @@ _COLOURS = {
     "drop": "bad",
     "adapter_failed": "bad",
     "sequence_exhausted": "bad",
+    "sa_expired": "bad",
 }
 
 
@@ -90,13 +91,17 @@ MONITOR = Object(
     notes="`lost` is shown whatever is named: events that this command was too slow for.",
 )
 
-_XFRM_KINDS = {"SA": "sa_", "policy": "policy_", "expire": "sequence_"}
+_XFRM_KINDS = {
+    "SA": ("sa_added", "sa_updated", "sa_deleted"),
+    "policy": ("policy_",),
+    "expire": ("sa_expir", "sequence_"),
+}
 
 
 def run_xfrm(session: Session, found: Found) -> None:
     """Write the events that `ip xfrm monitor` has names for."""
-    starts = tuple(start for word, start in _XFRM_KINDS.items() if word in found)
-    starts = starts or tuple(_XFRM_KINDS.values())
+    starts = tuple(start for word, some in _XFRM_KINDS.items() if word in found for start in some)
+    starts = starts or tuple(start for some in _XFRM_KINDS.values() for start in some)
     _write(session, frozenset(kind for kind in KINDS if kind.startswith(starts)), found.get("dev", str))
 
 
@@ -109,7 +114,7 @@ XFRM_MONITOR = Verb(
         Word("all", summary="all of them"),
         Word("SA", summary="SAs"),
         Word("policy", summary="policies"),
-        Word("expire", summary="sequence numbers that run out"),
+        Word("expire", summary="lifetimes and sequence numbers that run out"),
         Word("acquire", Refusal("a card asks for no SA, it drops what has none", "vnic monitor drop")),
         Word("aevent", Refusal("there are no asynchronous events of SAs", "vnic -s xfrm state")),
         Word("report", Refusal("there are no reports", "vnic monitor")),

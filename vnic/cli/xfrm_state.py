@@ -36,6 +36,7 @@ _ADD = Vocabulary(
     Word("replay-oseq-hi", _SEQ, "its upper half, with flag esn"),
     Word("flag", FLAGS, "noecn, decap-dscp, nopmtudisc, align4, esn"),
     SEL,
+    do.LIMIT,
     OFFLOAD,
     DEV,
     DIR,

@@ -59,6 +59,8 @@ EventWord = Literal[
     "sa_added",
     "sa_updated",
     "sa_deleted",
+    "sa_expiring",
+    "sa_expired",
     "policy_added",
     "policy_updated",
     "policy_deleted",
@@ -216,6 +218,25 @@ class Selector:
 
 
 @value
+class Lifetime:
+    """When an SA should be replaced (soft, told once by sa_expiring) and when it ends (hard, told by sa_expired;
+    the SA is gone). Null or 0 is no limit."""
+
+    time_soft: int | None = None
+    """Seconds since it was added."""
+    time_hard: int | None = None
+    time_use_soft: int | None = None
+    """Seconds since its first packet."""
+    time_use_hard: int | None = None
+    byte_soft: int | None = None
+    """As SaState.bytes counts."""
+    byte_hard: int | None = None
+    packet_soft: int | None = None
+    """As SaState.packets counts."""
+    packet_hard: int | None = None
+
+
+@value
 class Sa:
     """One security association, as it is asked for and as it is shown."""
 
@@ -249,6 +270,8 @@ class Sa:
     decap_dscp: bool | None = None
     no_ecn: bool | None = None
     no_pmtu_discovery: bool | None = None
+    lifetime: Lifetime | None = None
+    """Null: it lives until it is deleted."""
 
 
 @value
@@ -285,6 +308,8 @@ class SaState:
     """RFC 3339; null if it never was."""
     offload: OffloadWord
     """Who works on its packets: the NIC, software IPsec, or nobody."""
+    expiring: bool = False
+    """A soft limit of its lifetime is reached."""
 
 
 @value
@@ -676,6 +701,8 @@ class Event:
     policy: Policy | None = None
     drop: DropEvent | None = None
     indication: Indication | None = None
+    limit: str | None = None
+    """sa_expiring, sa_expired: the limit that was reached: time-soft, … packet-hard."""
     lost: int | None = None
     """Events this subscriber did not get because it was slow."""
 

@@ -37,7 +37,7 @@ from vnic.daemon.requests import OidRequests, SliceTurns
 from vnic.daemon.settings import NO_WIRE
 from vnic.daemon.values import drop_event, name_of
 from vnic.daemon.wire_faults import WireFaults
-from vnic.engine.contract import Card, Engine, EngineEvent, ExternalCard
+from vnic.engine.contract import Card, Engine, EngineEvent, EventKind, ExternalCard
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.policy import FragmentRule, PolicyAction
 from vnic.ndis.keywords import HostSwitches
@@ -96,6 +96,7 @@ class Adapter:
         filler: SAs that only fill the NIC's table.
         load_balancing: name of the load-balancing device above the TAP (R18), or None.
         requests: OID requests under way.
+        on_expired: hears that an SA has reached the end of its life.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Adapter:
         self.filler = Filler(engine, surroundings.clock, self.require_present)
         self.load_balancing: str | None = None
         self.requests = OidRequests(engine, surroundings.clock, turns)
+        self.on_expired: Callable[[], None] = lambda: None
         self.tap: TapDevice | None = None
         self.nbl: NblPort | None = None
         self._inline: Engine | None = None
@@ -370,6 +372,11 @@ class Adapter:
         if isinstance(self.forwarder, ExternalForwarder):
             self.forwarder.indicate(indication)
 
+    def keep_time(self) -> None:
+        """Look at the clock for SAs that were added with a lifetime."""
+        if isinstance(self.forwarder, Forwarder):
+            self.forwarder.keep_time()
+
     # ------------------------------------------------------------------------------------- settings
 
     def set_defaults(
@@ -503,12 +510,20 @@ class Adapter:
         name = None if event.sa is None else name_of(event.sa)
         subject = "" if event.sa is None else f" ({event.sa})"
         drop = drop_event(event)
-        if drop is None:
+        if drop is not None:
+            text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{subject}"
+        elif event.kind is EventKind.SA_EXPIRING:
+            text = f"adapter {self.name}: {event.limit} reached{subject}; rekey"
+        elif event.kind is EventKind.SA_EXPIRED:
+            text = f"adapter {self.name}: {event.limit} reached{subject}; the SA is gone"
+        else:
             text = f"adapter {self.name}: sequence numbers used up{subject}; rekey"
             log.warning("%s", text)
-        else:
-            text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{subject}"
-        self._surroundings.events.tell(event.kind.value, text, adapter=self.name, sa=name, drop=drop)
+        self._surroundings.events.tell(
+            event.kind.value, text, adapter=self.name, sa=name, drop=drop, limit=event.limit or None
+        )
+        if event.kind is EventKind.SA_EXPIRED:
+            self.on_expired()
 
 
 def default_action(word: str) -> PolicyAction:

@@ -42,6 +42,7 @@ class Adapters:
         self._changing = asyncio.Lock()
         self._turns = SliceTurns()
         self._cards_made = 0
+        self._following: dict[Adapter, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -172,7 +173,9 @@ class Adapters:
             addresses=settings.addresses or (),
             features_off=settings.features_off or (),
         )
-        return Adapter(settings, engine, tap, wire, self.surroundings, self._turns)
+        adapter = Adapter(settings, engine, tap, wire, self.surroundings, self._turns)
+        adapter.on_expired = lambda: self._follow_mtu(adapter)
+        return adapter
 
     def _make_external(self, settings: AddAdapter, wire: Port) -> Adapter:
         around = self.surroundings
@@ -289,6 +292,13 @@ class Adapters:
                 return
             tap.mtu = link.mtu
         self._tell("adapter_changed", f"adapter {adapter.name}: MTU is now {wanted}", adapter)
+
+    def _follow_mtu(self, adapter: Adapter) -> None:
+        """Have the MTU follow, soon, the end of SAs that nobody has asked for now."""
+        if adapter not in self._following:
+            task = asyncio.get_running_loop().create_task(self.refresh_mtu(adapter))
+            self._following[adapter] = task
+            task.add_done_callback(lambda _: self._following.pop(adapter, None))
 
     def wire_of(self, adapter: Adapter) -> Wire:
         """Say what the card is plugged into now."""

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 from vnic.daemon.defects import Defects
 from vnic.engine.contract import Engine, EngineEvent, Outcome
 from vnic.errors import PortError
 from vnic.ports.base import Port
+
+_SHORTEST_WAIT_S = 0.01
+"""Between two looks at the clock: a NIC in reset may not be able to do yet what its time has come for."""
+
+_LONGEST_WAIT_S = 86_400.0
+"""Of one timer: the event loop's own clock counts milliseconds in few bits."""
 
 
 class Forwarder:
@@ -52,6 +59,8 @@ class Forwarder:
         self._running = False
         self._watched: dict[str, int] = {}
         self._pump: asyncio.Handle | None = None
+        self._deadline = inf
+        self._timer: asyncio.TimerHandle | None = None
         self._defects = Defects(name, clock)
 
     @property
@@ -67,6 +76,7 @@ class Forwarder:
     def stop(self) -> None:
         """Move nothing any more. Idempotent; the ports stay open."""
         self._running = False
+        self._set_timer(inf)
         self._unwatch("tap", self.tap)
         self._unwatch("wire", self.wire)
 
@@ -129,13 +139,41 @@ class Forwarder:
         except Exception as error:
             self._report(error)
 
+    def keep_time(self) -> None:
+        """Have the engine look at the clock, now and whenever it asks for it."""
+        self._set_timer(inf)
+        if not self._running:
+            return
+        try:
+            self._engine.keep_time(self._clock())
+            self._tell_events()
+        except Exception as error:
+            self._report(error)
+        if self._running:
+            self._set_timer(self._engine.deadline)
+
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._deadline = deadline
+        if deadline < inf:
+            wait = min(max(deadline - self._clock(), _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
+            self._timer = self._loop.call_later(wait, self.keep_time)
+
+    def _tell_events(self) -> None:
+        for event in self._engine.take_events():
+            self._on_event(event)
+
     def _deliver(self, outcome: Outcome) -> None:
         if outcome.wire:
             self.wire.send_burst(outcome.wire)
         if outcome.host:
             self.tap.send_burst(outcome.host)
-        for event in self._engine.take_events():
-            self._on_event(event)
+        self._tell_events()
+        deadline = self._engine.deadline
+        if deadline != self._deadline:
+            self._set_timer(deadline)
         self._defects.over()
 
     def _fail(self, reason: str) -> None:

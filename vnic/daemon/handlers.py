@@ -237,6 +237,8 @@ class Handlers:
             raise
         except RequestError as error:
             raise _malformed(error) from None
+        if sa.lifetime is not None:
+            adapter.keep_time()
         self._tell_sa("sa_updated" if replace else "sa_added", adapter, sa, added.handle)
         weak = weaknesses(sa.encryption, sa.encryption_key, sa.integrity, sa.spi)
         for reason in weak:

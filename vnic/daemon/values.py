@@ -5,11 +5,13 @@ Law: pure translation. Every refusal names the word, the value and what is allow
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from ipaddress import ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, TypeVar
 
 from vnic.control.interface import DropEvent, Policy, Sa, SaName, SaState, Template
+from vnic.control.interface import Lifetime as LifetimeMessage
 from vnic.control.interface import Selector as SelectorMessage
 from vnic.daemon.hardware import hardware_of as hardware_of
 from vnic.daemon.hardware import keywords_of as keywords_of
@@ -26,6 +28,7 @@ from vnic.ipsec.association import (
     SaId,
     SecurityAssociation,
 )
+from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS
 from vnic.ndis.status import NdisStatus
@@ -114,6 +117,7 @@ def sa_of(message: Sa, direction: Direction) -> SecurityAssociation:
         decap_dscp=bool(message.decap_dscp),
         no_ecn=bool(message.no_ecn),
         no_pmtu_discovery=bool(message.no_pmtu_discovery),
+        lifetime=None if message.lifetime is None else _lifetime(message.lifetime),
     )
 
 
@@ -144,6 +148,7 @@ def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bo
         decap_dscp=sa.decap_dscp,
         no_ecn=sa.no_ecn,
         no_pmtu_discovery=sa.no_pmtu_discovery,
+        lifetime=None if sa.lifetime is None else _lifetime_message(sa.lifetime),
     )
 
 
@@ -167,6 +172,7 @@ def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) ->
         added=wall(report.add_time),
         used=wall(report.use_time) if report.use_time else None,
         offload=report.offload.value,
+        expiring=report.expiring,
     )
 
 
@@ -303,6 +309,14 @@ def drop_event(event: EngineEvent) -> DropEvent | None:
         sequence_number=event.sequence_number,
         suppressed=event.suppressed,
     )
+
+
+def _lifetime(message: LifetimeMessage) -> Lifetime:
+    return Lifetime(**{member: limit or 0 for member, limit in asdict(message).items()})
+
+
+def _lifetime_message(lifetime: Lifetime) -> LifetimeMessage:
+    return LifetimeMessage(**{member: limit or None for member, limit in asdict(lifetime).items()})
 
 
 def _template(message: Template) -> spd.Template:

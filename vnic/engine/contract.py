@@ -96,6 +96,8 @@ class SaReport:
     """`now` of the request that added it, seconds."""
     use_time: float
     """`now` of the last packet it protected, 0 if none did."""
+    expiring: bool = False
+    """A soft limit of its lifetime is reached."""
 
 
 class Card(Protocol):
@@ -298,6 +300,15 @@ class Engine(Card, Protocol):
 
     def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
         """Take frames from the wire. Drops are counted, never raised."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """`now` at which `keep_time` has something to do: 0 is at once, infinity never."""
+        ...
+
+    def keep_time(self, now: float) -> None:
+        """Do what the clock asks: end SAs whose time is over. Bursts do so too."""
         ...
 
     def take_events(self) -> list[EngineEvent]:

@@ -277,6 +277,14 @@ class ExternalEngine:
 
     def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
         sa = sa.checked()
+        if sa.lifetime is not None:
+            raise OidError(
+                NdisStatus.NOT_SUPPORTED,
+                "the external transport counts the lifetimes of its SAs itself",
+                field="limit",
+                value=next(word for word, _ in sa.lifetime.limits()),
+                allowed="no limit, or an adapter with the inline transport",
+            )
         old = self._books.find(sa.id)
         if old is not None and not replace:
             raise OidError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from math import inf
 
 from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaReport
 from vnic.errors import OidError, RequestError
@@ -97,6 +98,7 @@ class ReferenceEngine:
             first_identification=int.from_bytes(random_source(4), "big"),
         )
         self._inbound = Inbound(self._spd, self._sad, self._audit)
+        self._lifetimes = self._sad.lifetimes
 
     def _set_encapsulation(self) -> None:
         """Switch the NIC's offloads on, as a transport does that binds to it; not when the host has switched
@@ -229,6 +231,8 @@ class ReferenceEngine:
     def send(self, burst: list[NetBuffer], now: float) -> Outcome:
         if self._stopped:
             return self._stop(burst, now)
+        if now >= self._lifetimes.next_time:
+            self._lifetimes.advance(now)
         wire = self._outbound.send(burst, now)
         self._miniport.send(wire)
         if self.send_observer is not None:
@@ -245,6 +249,8 @@ class ReferenceEngine:
         counters.tx_offloaded += offloaded
         if failed:
             wire = self._without_failed(wire, now)
+        if self._lifetimes.ending:
+            self._lifetimes.flush()
         return Outcome(wire=wire, host=self._outbound.take_answers())
 
     def _without_failed(self, wire: list[NetBuffer], now: float) -> list[NetBuffer]:
@@ -256,13 +262,30 @@ class ReferenceEngine:
     def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
         if self._stopped:
             return self._stop(burst, now)
+        if now >= self._lifetimes.next_time:
+            self._lifetimes.advance(now)
         self._miniport.receive(burst)
         if self.receive_observer is not None:
             self.receive_observer(burst)
-        return Outcome(host=coalesce(self._inbound.receive(burst, now)))
+        host = coalesce(self._inbound.receive(burst, now))
+        if self._lifetimes.ending:
+            self._lifetimes.flush()
+        return Outcome(host=host)
+
+    @property
+    def deadline(self) -> float:
+        if self._miniport.state in (AdapterState.REMOVED, AdapterState.HALTED):
+            return inf
+        return self._lifetimes.deadline
+
+    def keep_time(self, now: float) -> None:
+        if now >= self._lifetimes.next_time:
+            self._lifetimes.advance(now)
+        if self._miniport.state in (AdapterState.RUNNING, AdapterState.PAUSED):
+            self._lifetimes.flush()
 
     def take_events(self) -> list[EngineEvent]:
-        return self._audit.take_events()
+        return self._audit.take_events() + self._lifetimes.take_events()
 
     def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
         self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
@@ -339,4 +362,5 @@ class ReferenceEngine:
             replay_bitmap=state.window.bitmap() if state.window is not None else 0,
             add_time=state.add_time,
             use_time=state.use_time,
+            expiring=state.expiring,
         )

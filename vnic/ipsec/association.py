@@ -16,6 +16,7 @@ from typing import NamedTuple, NewType
 
 from vnic.errors import RequestError
 from vnic.ipsec.algorithms import NULL, Encryption, Integrity
+from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import Selector
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS, MAX_WINDOW_BITS, MIN_WINDOW_BITS
 from vnic.ipsec.sequence import MAX_EXTENDED_SEQUENCE_NUMBER, MAX_SEQUENCE_NUMBER
@@ -132,6 +133,8 @@ class SecurityAssociation:
     """Leave the ECN field out of tunnel handling (`flag noecn`)."""
     no_pmtu_discovery: bool = False
     """Clear DF on the outer header (`flag nopmtudisc`)."""
+    lifetime: Lifetime | None = None
+    """When it should be replaced and when it ends; None: never."""
     weak: tuple[str, ...] = field(default=(), compare=False)
     """Why its algorithms, keys or SPI should not be used; filled by `checked`."""
 
@@ -179,7 +182,8 @@ class SecurityAssociation:
                 allowed=", ".join(str(length * 8) for length in sorted(authenticator.icv_lengths)) + " bits",
             )
         weak = weaknesses(self.encryption, self.encryption_key, self.integrity, self.spi)
-        return replace(self, icv_length=icv_length, weak=weak)
+        lifetime = None if self.lifetime is None else self.lifetime.checked()
+        return replace(self, icv_length=icv_length, lifetime=lifetime, weak=weak)
 
     def _check_addresses(self) -> None:
         if len(self.destination) not in (4, 16):

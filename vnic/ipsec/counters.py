@@ -18,12 +18,17 @@ class EventKind(Enum):
     """What a monitor hears of the data path."""
 
     SEQUENCE_EXHAUSTED = "sequence_exhausted"
+    SA_EXPIRING = "sa_expiring"
+    """A soft limit is reached; told once in the life of an SA."""
+    SA_EXPIRED = "sa_expired"
+    """A hard limit is reached; the SA is gone."""
     DROP = "drop"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """Something of the data path worth telling, at most one of a kind and SA per second (audit)."""
+    """Something of the data path worth telling; drops and exhaustion at most one of a kind and SA per second
+    (audit)."""
 
     kind: EventKind
     sa: SaId | None = None
@@ -33,6 +38,8 @@ class EngineEvent:
     sequence_number: int = 0
     suppressed: int = 0
     """Events of the same kind, reason and SA left out since the last one that was told."""
+    limit: str = ""
+    """The limit that was reached, by its word in `ip xfrm state`: time-soft … packet-hard."""
 
 
 _NO_DROPS: Mapping[DropReason, int] = MappingProxyType({})

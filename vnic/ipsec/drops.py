@@ -35,6 +35,11 @@ class DropReason(Enum):
         "XfrmOutStateSeqError",
         "the SA has used up its sequence numbers; rekey",
     )
+    OUT_SA_EXPIRED = (
+        "out_sa_expired",
+        "XfrmOutStateExpired",
+        "the SA has reached a hard limit of its lifetime; rekey",
+    )
     OUT_TOO_BIG = ("out_too_big", "", "too big for the wire after protection")
     OUT_FRAGMENT = (
         "out_fragment",
@@ -58,6 +63,11 @@ class DropReason(Enum):
     IN_CRYPTO = ("in_crypto", "XfrmInError", "the NIC failed on it")
     IN_REPLAY_DUPLICATE = ("in_replay_duplicate", "XfrmInStateSeqError", "replayed: seen before")
     IN_REPLAY_TOO_OLD = ("in_replay_too_old", "XfrmInStateSeqError", "older than the replay window")
+    IN_SA_EXPIRED = (
+        "in_sa_expired",
+        "XfrmInStateExpired",
+        "the SA has reached a hard limit of its lifetime",
+    )
     IN_NOT_OFFLOADED = (
         "in_not_offloaded",
         "XfrmInError",

@@ -41,25 +41,32 @@ class OutboundSequence:
     Attributes:
         last: the last number handed out; 0 before the first (RFC 4303 §3.3.3).
         limit: the last number that may ever be used on this SA.
+        stop: the last number that may be taken before somebody looks at the SA (`transport.lifetimes`);
+            never beyond `limit`.
     """
 
-    __slots__ = ("last", "limit")
+    __slots__ = ("last", "limit", "stop")
 
     def __init__(self, *, extended: bool, last: int = 0) -> None:
         self.limit = MAX_EXTENDED_SEQUENCE_NUMBER if extended else MAX_SEQUENCE_NUMBER
+        self.stop = self.limit
         self.last = last
 
     def take(self, count: int = 1) -> int:
-        """Take `count` consecutive numbers and give the first, or 0 when they would cycle.
+        """Take `count` consecutive numbers and give the first, or 0 when they would pass the stop, or cycle.
 
         Refusing takes nothing, so the SA stays exhausted for ever.
         """
         first = self.last + 1
         last = self.last + count
-        if last > self.limit:
+        if last > self.stop:
             return 0
         self.last = last
         return first
+
+    def end(self) -> None:
+        """Hand out no number any more."""
+        self.limit = self.stop = self.last
 
     @property
     def exhausted(self) -> bool:

@@ -99,7 +99,7 @@ class Portion:
         return [state for state in (self.esp, self.ah) if state is not None]
 
     def take_numbers(self, count: int) -> SaState | None:
-        """Take `count` sequence numbers of every SA; gives the SA that has not so many left, if any."""
+        """Take `count` sequence numbers of every SA; gives the SA whose stop they would pass, if any."""
         for state in (self.esp, self.ah):
             if state is None:
                 continue
@@ -187,6 +187,7 @@ class Encapsulation:
         "_infos",
         "_outer",
         "_outer_headers",
+        "_several",
         "_source",
         "ends",
         "names_ports",
@@ -210,6 +211,8 @@ class Encapsulation:
         self.software = any(portion is not None and portion.software for portion in (transport, tunnel))
         self._infos: dict[tuple[int, int, int], TransmitInfo] = {}
         self._outer_headers: dict[tuple[int, int, int], bytes] = {}
+        states = self.states()
+        self._several = states if len(states) > 1 else []
         self._outer: SecurityAssociation | None = None
         if tunnel is not None:
             self._outer = tunnel.states()[0].sa
@@ -221,10 +224,13 @@ class Encapsulation:
         return states + self.tunnel.states() if self.tunnel is not None else states
 
     def take_numbers(self, count: int) -> SaState | None:
-        """Take numbers for `count` packets from every SA; gives the SA that is exhausted, if any.
-
-        Numbers of the other SAs are then lost, which peers see as loss and never as reuse.
-        """
+        """Take numbers for `count` packets from every SA; or take none and give an SA whose stop they would
+        pass."""
+        for state in self._several:
+            sequence = state.sequence
+            assert sequence is not None
+            if sequence.last + count > sequence.stop:
+                return state
         for portion in (self.transport, self.tunnel):
             if portion is not None and (exhausted := portion.take_numbers(count)) is not None:
                 return exhausted

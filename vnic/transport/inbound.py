@@ -271,6 +271,10 @@ class Inbound:
             return False
         window = state.window
         assert window is not None
+        counters = state.counters
+        packets = counters.packets + 1
+        if packets > state.stop:
+            return False
         if sa.esn:
             number = infer_extended(number, window.top)
         # A number beyond the window is new without a look (`ReplayWindow.check`).
@@ -282,8 +286,7 @@ class Inbound:
         buffer.vnet = None
         self._audit.card.rx_offloaded += 1
         state.use_time = now
-        counters = state.counters
-        counters.packets += 1
+        counters.packets = packets
         counters.bytes += length
         return True
 
@@ -547,13 +550,19 @@ class Inbound:
         reason = self._verdict(flow, layers)
         if reason is not None:
             raise _Dropped(reason, innermost)
+        length = header.end - header.offset
+        for layer in layers:
+            if layer.state.counters.packets >= layer.state.stop:
+                expired = self._sad.lifetimes.admit([one.state for one in layers], 1, length, now)
+                if expired is not None:
+                    raise _Dropped(DropReason.IN_SA_EXPIRED, expired)
+                break
         if len(layers) == 1 and layers[0].tunnel:
             self._allow(frame, header, innermost)
         if helped:
             self._audit.card.rx_software += 1
         else:
             self._audit.card.rx_offloaded += 1
-        length = header.end - header.offset
         for layer in layers:
             state = layer.state
             state.use_time = now

@@ -429,10 +429,15 @@ class Outbound:
             count = segment_count(header, header.header_length + layer4, size)
         elif vnet is not None:
             complete_checksum(frame, vnet, header.end)
-        exhausted = encapsulation.take_numbers(count)
-        if exhausted is not None:
-            self._exhausted(exhausted, flow, count, now)
-            return
+            buffer.vnet = None
+        # Every segment has headers of its own.
+        length = header.end - header.offset + (count - 1) * (header.header_length + layer4)
+        if encapsulation.take_numbers(count) is not None:
+            refused = self._sad.lifetimes.admit(encapsulation.states(), count, length, now)
+            if refused is not None:
+                self._refuse(refused, buffer, header, flow, count, now, ready)
+                return
+            encapsulation.take_numbers(count)
         already = len(ready)
         ethernet = bytes(frame[: header.offset])
         protocol = header.protocol
@@ -455,8 +460,6 @@ class Outbound:
             self._seal_in_software(encapsulation, ready, already, now)
         if oversize:
             self._replace_by_fragments(ready, already, header.offset, now)
-        # Every segment has headers of its own.
-        length = header.end - header.offset + (count - 1) * (header.header_length + layer4)
         for state in encapsulation.states():
             state.use_time = now
             state.counters.packets += count
@@ -475,6 +478,37 @@ class Outbound:
         self._audit.card.tx_software += len(sealed)
         if len(sealed) < len(burst):
             self._audit.drop(DropReason.OUT_SOFTWARE, now, count=len(burst) - len(sealed))
+
+    def _refuse(
+        self,
+        state: SaState,
+        buffer: NetBuffer,
+        header: IpHeader,
+        flow: FlowKey,
+        count: int,
+        now: float,
+        ready: list[NetBuffer],
+    ) -> None:
+        """An SA may not be used for these packets: use another that fits, or end them."""
+        if not state.ended:
+            self._exhausted(state, flow, count, now)
+            return
+        self._forget_stale_verdicts()
+        verdict = self._verdict(flow)
+        if isinstance(verdict, Encapsulation):
+            # No loop: it is without the SA that has ended.
+            self._protect(buffer, header, flow, verdict, now, ready)
+            return
+        self._audit.drop(
+            DropReason.OUT_SA_EXPIRED,
+            now,
+            sa=state.sa.id,
+            counters=state.counters,
+            source=flow.source,
+            destination=flow.destination,
+            sequence_number=state.sequence_number,
+            count=count,
+        )
 
     def _exhausted(self, state: SaState, flow: FlowKey, count: int, now: float) -> None:
         """The numbers of an SA are used up: end the packets, say so once, and look for another SA."""

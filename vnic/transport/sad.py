@@ -23,6 +23,7 @@ from vnic.ipsec.replay import ReplayWindow
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import AddSa, DeleteSa, Miniport, SaDoor, UpdateSa
 from vnic.ndis.status import NdisStatus
+from vnic.transport.lifetimes import Lifetimes
 from vnic.transport.outbound_index import OutboundIndex
 from vnic.transport.requests import PROTOCOLS, associations_of, operation_of, request_for, word_for
 from vnic.transport.sizes import Shape, shape_of
@@ -55,6 +56,7 @@ class Sad(SaDoor):
     Attributes:
         table: the SAs by (destination, protocol, spi), oldest first.
         inbound: the inbound ones of `table` alone, for the receive path.
+        lifetimes: the limits of the SAs.
         generation: grows with every change, so that caches know they are stale.
         now: `now` of binary requests, seconds.
     """
@@ -67,6 +69,7 @@ class Sad(SaDoor):
         self.table: dict[SaId, SaState] = {}
         self.inbound: dict[tuple[bytes, int, int], SaState] = {}
         self._outbound = OutboundIndex()
+        self.lifetimes = Lifetimes(self)
         self._refused: dict[SaState, None] = {}
         self._chances = 0
         self._configuration = nic.configuration_generation
@@ -125,11 +128,16 @@ class Sad(SaDoor):
                 self._restore(existing, partner)
             raise
         self._remove(existing)
+        counters = state.counters = existing.counters
+        same_keys = _same_keys(existing.sa, sa)
+        if same_keys:
+            state.carry_on(existing)
+        else:
+            state.packets_before, state.bytes_before = counters.packets, counters.bytes
         self._store(state)
         self._take_over_handles(existing, state)
-        state.counters = existing.counters
         if (
-            _same_keys(existing.sa, sa)
+            same_keys
             and existing.sa.replay_window == sa.replay_window
             and existing.sequence_number == sa.sequence_number
         ):
@@ -425,6 +433,7 @@ class Sad(SaDoor):
             sa = state.sa
             if (
                 not (state.handle or self.software)
+                or state.ended
                 or sa.protocol is not template.protocol
                 or sa.mode not in (None, template.mode)
                 or (any(sa.source) and sa.source != source)
@@ -483,6 +492,8 @@ class Sad(SaDoor):
             self._handles[state.handle] = state
         if state.refusal is not None:
             self._refused[state] = None
+        if sa.lifetime is not None:
+            self.lifetimes.watch(state)
         self.generation += 1
 
     def _take_over_handles(self, old: SaState, new: SaState) -> None:

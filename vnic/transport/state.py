@@ -5,6 +5,8 @@ Law: data; who adds, offloads and withdraws SAs is `sad`, who uses them `outboun
 
 from __future__ import annotations
 
+from math import inf
+
 from vnic.ipsec.association import Direction, SecurityAssociation
 from vnic.ipsec.counters import SaCounters
 from vnic.ipsec.replay import ReplayWindow
@@ -13,6 +15,9 @@ from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.status import NdisStatus
 
 NO_HANDLE = OffloadHandle(0)
+
+NO_STOP = 1 << 64
+"""More packets than any SA lives to see."""
 
 
 class SaState:
@@ -32,16 +37,29 @@ class SaState:
         window: inbound window; None on an outbound SA.
         add_time, use_time: seconds of `now`; use_time 0 before the first packet.
         exhaustion_told: whether the end of the numbers has been reported.
+        stop: inbound: the packets it may count before `transport.lifetimes` looks at it; an outbound SA
+            has `OutboundSequence.stop` for that.
+        packets_before, bytes_before: what its counters held when its life began: of other keys.
+        first_use: `now` of the first packet counted against its lifetime, or None.
+        deadline: `now` of its next limit by time; infinite when there is none.
+        expiring: a soft limit of its lifetime has been told.
+        ended: the hard limit that it has reached, or "".
     """
 
     __slots__ = (
         "add_time",
+        "bytes_before",
         "counters",
+        "deadline",
+        "ended",
         "exhaustion_told",
+        "expiring",
+        "first_use",
         "half_known",
         "handle",
         "iv_length",
         "nic_mark",
+        "packets_before",
         "partner",
         "past_handles",
         "refusal",
@@ -50,6 +68,7 @@ class SaState:
         "software_handle",
         "software_mark",
         "software_partner",
+        "stop",
         "use_time",
         "window",
     )
@@ -75,6 +94,31 @@ class SaState:
         self.add_time = now
         self.use_time = 0.0
         self.exhaustion_told = False
+        self.stop = NO_STOP
+        self.packets_before = self.bytes_before = 0
+        self.first_use: float | None = None
+        self.deadline = inf
+        self.expiring = False
+        self.ended = ""
+        if sa.lifetime is not None:
+            # The first packet is looked at: it begins the life in use.
+            self.stop = 0
+            if self.sequence is not None:
+                self.sequence.stop = 0
+
+    def carry_on(self, old: SaState) -> None:
+        """Go on counting where an SA with the same keys, which this one replaces, has stopped."""
+        self.add_time = old.add_time
+        self.first_use = old.first_use
+        self.packets_before = old.packets_before
+        self.bytes_before = old.bytes_before
+
+    def end(self, limit: str) -> None:
+        """Let nothing more pass: a hard limit is reached."""
+        self.ended = limit
+        self.stop = 0
+        if self.sequence is not None:
+            self.sequence.end()
 
     @property
     def sequence_number(self) -> int:
