@@ -12,12 +12,12 @@ from typing import Literal, cast
 
 from vnic.cli import values
 from vnic.cli.association_text import brief_text, flag_names, state_text
-from vnic.cli.grammar import ADAPTERS, Choice, Flags, Found, Group, Refusal, Series, Value, Vocabulary, Word
+from vnic.cli.grammar import ADAPTERS, Choice, Flags, Found, Group, Refusal, Value, Vocabulary, Word
 from vnic.cli.protection import protection_of
 from vnic.cli.render import plural
 from vnic.cli.selector import SELECTOR_WORDS, inside, selector_of
 from vnic.cli.session import Session
-from vnic.cli.words import UsageError
+from vnic.cli.words import UsageError, Words
 from vnic.control.interface import (
     AddSa,
     DeleteSa,
@@ -128,9 +128,23 @@ SEL = Word(
 LIMITS = tuple(word_of(one.name) for one in fields(Lifetime))
 """time-soft … packet-hard."""
 
+_WHICH = Choice(LIMITS)
+_LIMIT = Value("NUMBER", values.integer(0, MAX_LIMIT))
+
+
+class _Limit:
+    """A limit and its number, as a tuple."""
+
+    usage = "{ time | time-use | byte | packet }-{ soft | hard } NUMBER"
+
+    def take(self, words: Words, field: str) -> object:
+        which = _WHICH.take(words, field)
+        return which, _LIMIT.take(words, f"{field} {which}")
+
+
 LIMIT = Word(
     "limit",
-    Series((Choice(LIMITS), Value("NUMBER", values.integer(0, MAX_LIMIT)))),
+    _Limit(),
     "soft: told once; hard: the SA ends. Seconds since add (time) or first use (time-use), bytes, packets",
     repeated=True,
 )

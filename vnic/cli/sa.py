@@ -150,7 +150,7 @@ SA = Object(
                 "vnic sa add dev left in src 192.0.2.2 dst 192.0.2.1 esp spi 0x201 "
                 "aes-cbc-256 key file:enc.key hmac-sha256-128 key file:auth.key esn window 4096",
                 "vnic sa add dev left out src 192.0.2.1 dst 192.0.2.2 esp spi 0x102 tunnel reqid 1 "
-                "aes-gcm-128 key file:next.key limit time-soft 3000 limit time-hard 3600 "
+                "aes-gcm-128 key file:left.key limit time-soft 3000 limit time-hard 3600 "
                 "limit byte-soft 900000000 limit byte-hard 1000000000",
                 "vnic sa add src 2001:db8::1 dst 2001:db8::2 ah spi 0x301 hmac-sha256-128 key - icv 96",
             ),

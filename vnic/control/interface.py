@@ -219,8 +219,8 @@ class Selector:
 
 @value
 class Lifetime:
-    """When an SA should be replaced (soft, told once by sa_expiring) and when it ends (hard, told by sa_expired;
-    the SA is gone). Null or 0 is no limit."""
+    """When an SA should be replaced (soft, told once by sa_expiring) and when it ends (hard, told by
+    sa_expired; it is gone then). Null or 0 is no limit."""
 
     time_soft: int | None = None
     """Seconds since it was added."""

@@ -73,6 +73,8 @@ class Lifetimes:
             deadlines[:] = [one for one in deadlines if self._waits(one)]
             heapify(deadlines)
         heappush(deadlines, (deadline, next(self._order), state))
+        while not self._waits(deadlines[0]):
+            heappop(deadlines)
         self.next_time = deadlines[0][0]
 
     def _waits(self, entry: tuple[float, int, SaState]) -> bool:

@@ -1,5 +1,6 @@
 """`vnic xfrm state`: lines of Linux hosts, pasted with `ip` replaced by `vnic`."""
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -211,12 +212,43 @@ def test_a_missing_source_is_any(vnic: Command) -> None:
     assert made.src == "::"
 
 
+def test_limits_are_those_of_ip_and_its_word_for_none_is_none(vnic: Command) -> None:
+    limits = "limit time-soft 3000 limit time-hard 0xe10 limit time-use-soft 0"
+    limits += " limit byte-hard 18446744073709551615"
+    made = sa(vnic, f"{ESP} {limits} limit packet-hard 7 aead 'rfc4106(gcm(aes))' {GCM_KEY} 128")
+    assert made.lifetime == api.Lifetime(time_soft=3000, time_hard=3600, packet_hard=7)
+    made = sa(vnic, f"{ESP} limit byte-soft 18446744073709551615 aead 'rfc4106(gcm(aes))' {GCM_KEY} 128")
+    assert made.lifetime is None
+
+
+def test_statistics_show_limits_as_ip_does(vnic: Command) -> None:
+    life = api.Lifetime(time_soft=5, time_hard=10, byte_soft=1000, packet_hard=7)
+    (state,) = (one for one in vnic.memory.answers[api.ListSas].sas if one.sa.direction == "out")
+    state = replace(state, expiring=True, sa=replace(state.sa, lifetime=life))
+    vnic.memory.answers[api.ListSas] = api.SasReply(sas=[state])
+    assert (
+        "limit time-soft 5 limit time-hard 10 limit byte-soft 1000 limit packet-hard 7\n"
+        in vnic("xfrm state").out
+    )
+    assert (
+        "\tlifetime config:\n"
+        "\t  limit: soft 1000(bytes), hard (INF)(bytes)\n"
+        "\t  limit: soft (INF)(packets), hard 7(packets)\n"
+        "\t  expire add: soft 5(sec), hard 10(sec)\n"
+        "\t  expire use: soft 0(sec), hard 0(sec)\n"
+        "\tlifetime current: soft limit reached\n"
+    ) in vnic("-s xfrm state").out
+    assert vnic("-j xfrm state").json[0]["sa"]["lifetime"]["packet_hard"] == 7
+
+
 REFUSED_WORDS = [
     ("mark 1 mask 0xff", "mark"),
     ("output-mark 1", "output-mark"),
     ("if_id 5", "if_id"),
     ("encap espinudp 4500 4500 0.0.0.0", "encap"),
-    ("limit byte-hard 1000", "limit"),
+    ("limit byte-hard 1000 limit byte-hard 7", "limit byte-hard"),
+    ("limit byte-hard -1", "limit byte-hard"),
+    ("limit bytes 7", "limit"),
     ("tfcpad 100", "tfcpad"),
     ("ctx system_u:object_r:ipsec_spd_t:s0", "ctx"),
     ("coa 10.0.0.1", "coa"),
@@ -488,6 +520,20 @@ NAMED_KEYS = {
 }
 
 
+_LIMITS = st.none() | st.integers(1, (1 << 64) - 2)
+LIFETIMES = st.builds(
+    api.Lifetime,
+    time_soft=_LIMITS,
+    time_hard=_LIMITS,
+    time_use_soft=_LIMITS,
+    time_use_hard=_LIMITS,
+    byte_soft=_LIMITS,
+    byte_hard=_LIMITS,
+    packet_soft=_LIMITS,
+    packet_hard=st.integers(1, (1 << 64) - 2),
+)
+
+
 @st.composite
 def sas(draw: st.DrawFn) -> api.Sa:
     """Any SA as the daemon would show it with its keys."""
@@ -536,6 +582,7 @@ def sas(draw: st.DrawFn) -> api.Sa:
         decap_dscp=draw(st.sampled_from([True, None])),
         no_ecn=draw(st.sampled_from([True, None])),
         no_pmtu_discovery=draw(st.sampled_from([True, None])),
+        lifetime=draw(st.none() | LIFETIMES),
     )
 
 

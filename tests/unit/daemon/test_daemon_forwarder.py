@@ -7,10 +7,13 @@ from collections.abc import Callable
 import pytest
 import uvloop
 from daemon_fakes import FRAME, FakeEngine, FakePort, run, settle
+from scapy.layers.inet import IP, UDP
+from transport_lab import ANY, ESP, FAR, NEAR, OUT, TUNNEL, association, frame_of, policy, template
 
 from vnic.daemon.forwarder import Forwarder
 from vnic.engine.contract import EngineEvent, EventKind
 from vnic.errors import PortError
+from vnic.ipsec.lifetime import Lifetime
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ports.base import BURST_FRAMES, BURST_PACKETS, Port
 from vnic.ports.link import LinkPort, join
@@ -150,6 +153,49 @@ def test_engine_events_are_passed_on() -> None:
         bench.tap.arrive(FRAME)
         await settle()
         assert bench.events == [event]
+        bench.close()
+
+    run(work())
+
+
+def test_clock_is_looked_at_without_traffic_when_an_sa_has_a_lifetime() -> None:
+    async def work() -> None:
+        bench = Bench()
+        bench.engine.add_sa(association(lifetime=Lifetime(time_soft=1, time_hard=2)), 0.0)
+        bench.forwarder.keep_time()
+        assert bench.events == []
+        for now, kinds in (
+            (1.0, [EventKind.SA_EXPIRING]),
+            (2.0, [EventKind.SA_EXPIRING, EventKind.SA_EXPIRED]),
+        ):
+            # The timer runs by the clock of the loop, and asks the clock it was given.
+            bench.now = now - 0.01
+            bench.forwarder.keep_time()
+            bench.now = now
+            await asyncio.sleep(0.05)
+            assert [event.kind for event in bench.events] == kinds
+        assert bench.forwarder._timer is None
+        bench.engine.add_sa(association(lifetime=Lifetime(time_hard=9)), 2.0)
+        bench.forwarder.keep_time()
+        bench.close()
+        assert bench.forwarder._timer is None
+
+    run(work())
+
+
+def test_use_of_an_sa_sets_the_timer() -> None:
+    async def work() -> None:
+        bench = Bench()
+        bench.engine.add_policy(policy(OUT, ANY, template(ESP, TUNNEL, NEAR, FAR)))
+        bench.engine.add_sa(association(lifetime=Lifetime(time_use_hard=5)), 0.0)
+        bench.forwarder.keep_time()
+        assert bench.forwarder._timer is None
+        bench.now = 1.0
+        packet = IP(src="10.1.0.1", dst="10.2.0.1") / UDP(sport=7, dport=8) / b"x"
+        bench.tap.arrive(bytes(frame_of(packet)))
+        await settle()
+        assert bench.engine.deadline == 6.0
+        assert bench.forwarder._timer is not None
         bench.close()
 
     run(work())

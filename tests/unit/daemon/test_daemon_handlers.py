@@ -661,6 +661,30 @@ def test_monitor_hears_changes_and_no_key(caplog: pytest.LogCaptureFixture) -> N
     assert KEY not in caplog.text
 
 
+def test_end_of_a_life_is_told_without_traffic_and_shown_before() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            life = api.Lifetime(time_soft=1, packet_hard=7)
+            await desk.call(api.AddSa(sa=replace(SA, lifetime=life)))
+            adapter = desk.world.adapters.require("left")
+            (state,) = (await desk.call(api.ListSas())).sas
+            assert (state.sa.lifetime, state.expiring) == (life, False)
+            engine = adapter.inline
+            assert engine is not None
+            engine.keep_time(engine.deadline)
+            await desk.call(api.AddSa(sa=replace(SA, spi=0x999, lifetime=life)))
+            (state, _) = (await desk.call(api.ListSas())).sas
+            assert state.expiring
+            (event,) = (one for one in desk.world.events.all if one.kind == "sa_expiring")
+            assert (event.limit, event.sa) == (
+                "time-soft",
+                api.SaName(dst="10.9.0.2", proto="esp", spi=0x100),
+            )
+            assert "time-soft" in event.text
+
+    run(work())
+
+
 # --------------------------------------------------------------------------------------------- keys
 
 
