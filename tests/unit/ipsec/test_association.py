@@ -109,14 +109,6 @@ def test_iv_on_the_wire_comes_from_whichever_algorithm_has_one(sa: SecurityAssoc
     assert sa.checked().iv_length == iv
 
 
-def test_counter_mode_key_is_named_for_gcm_and_gmac_alone() -> None:
-    gmac = replace(AH, integrity=INTEGRITY_BY_NAME["aes-gmac-128"], integrity_key=key(20))
-    assert GCM.counter_mode_key == key(20)
-    assert gmac.counter_mode_key == key(20)
-    assert CBC.counter_mode_key is None
-    assert AH.counter_mode_key is None
-
-
 def test_weak_algorithms_work_and_are_reported() -> None:
     sa = replace(
         CBC,
