@@ -292,7 +292,7 @@ WIRE = Object(
         Verb("show", "show what is in force, and what was done", show, positional=(_MAYBE,)),
         Verb(
             "clear",
-            "make the wire a good one again; what is on its way arrives at once, a filled table is emptied",
+            "make the wire a good one again: what is on its way arrives, a filled table empties",
             clear,
             Vocabulary(_DIR),
             positional=(_KNOWN,),
