@@ -463,11 +463,7 @@ class Handlers:
         having = [
             one
             for one, engine in self._with_policies(None)
-            if any(
-                entry.direction is direction
-                and (entry.index == index if selector is None else entry.selector == selector)
-                for entry in engine.policies()
-            )
+            if engine.find_policy(direction, selector, index) is not None
         ]
         if len(having) != 1:
             raise RequestError(

@@ -82,7 +82,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         fragmentation=None if inline is None else "before" if inline.fragment_before else "after",
         capture=adapter.capture_state(),
         sa_count=card.sa_count,
-        policy_count=0 if inline is None else len(inline.policies()),
+        policy_count=0 if inline is None else inline.policy_count,
         card=_card_statistics(card.counters),
         tap_statistics=None if adapter.tap is None else _port_statistics(adapter.tap),
         wire_statistics=_port_statistics(adapter.wire),

@@ -334,6 +334,17 @@ class Engine(Card, Protocol):
         """
         ...
 
+    def find_policy(
+        self, direction: Direction, selector: Selector | None, index: int = 0
+    ) -> PolicyEntry | None:
+        """The policy with this selector or, when that is None, with this index; None when there is none."""
+        ...
+
+    @property
+    def policy_count(self) -> int:
+        """How many policies there are, without looking at each."""
+        ...
+
     def policies(self) -> list[PolicyEntry]:
         """All policies in the order they are looked at."""
         ...

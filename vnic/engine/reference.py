@@ -341,6 +341,15 @@ class ReferenceEngine:
             )
         return self._spd.delete(direction, selector, index)
 
+    def find_policy(
+        self, direction: Direction, selector: Selector | None, index: int = 0
+    ) -> PolicyEntry | None:
+        return self._spd.find(direction, selector, index)
+
+    @property
+    def policy_count(self) -> int:
+        return len(self._spd)
+
     def policies(self) -> list[PolicyEntry]:
         return self._spd.entries()
 

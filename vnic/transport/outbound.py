@@ -28,13 +28,14 @@ from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
 from vnic.packet.icmp import is_neighbour_discovery
-from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, parse_ip
+from vnic.packet.ip import UDP, IpHeader, parse_ip
 from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
 from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
 from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, too_big
+from vnic.transport.rooms import Rooms
 from vnic.transport.sad import Sad
 from vnic.transport.segmentation import (
     complete_checksum,
@@ -84,6 +85,7 @@ class Outbound:
         self._answer_limit = RateLimit()
         self._flows: dict[FlowKey, _Verdict] = {}
         self._firsts = FirstFragments()
+        self._rooms = Rooms(spd, sad)
         self._twins: dict[Encapsulation, Encapsulation] = {}
         self._generation = (-1, -1, -1)
 
@@ -540,28 +542,7 @@ class Outbound:
 
         A template without an SA yet counts with the largest sizes of its protocol.
         """
-        smallest = wire_mtu
-        for policy in self._spd.entries(Direction.OUTBOUND):
-            if policy.action is PolicyAction.PROTECT:
-                smallest = min(smallest, self._room(policy, wire_mtu))
-        return smallest
-
-    def _room(self, policy: PolicyEntry, wire_mtu: int) -> int:
-        available = wire_mtu
-        header_length = IPV6_LENGTH if len(policy.selector.source.address) == 16 else IPV4_LENGTH
-        # Outermost first: each header takes its room from what the one outside it left.
-        for template in reversed(policy.templates):
-            outer = header_length
-            if template.mode is Mode.TUNNEL:
-                assert template.source is not None
-                outer = IPV6_LENGTH if len(template.source) == 16 else IPV4_LENGTH
-            rooms = [shape.room(available - outer) for shape in self._sad.shapes(template)] or [
-                _worst_room(template.protocol, available - outer)
-            ]
-            available = min(rooms)
-            if template.mode is Mode.TRANSPORT:
-                available += outer
-        return available
+        return self._rooms.smallest(wire_mtu)
 
 
 def _names_ports(policy: PolicyEntry, portions: list[_Members]) -> bool:
@@ -573,7 +554,7 @@ def _names_ports(policy: PolicyEntry, portions: list[_Members]) -> bool:
         for state in members
         if state is not None and state.sa.selector is not None
     ]
-    return any(one.source_port is not None or one.destination_port is not None for one in selectors)
+    return any(one.names_ports for one in selectors)
 
 
 def _packets(frame: bytearray, header: IpHeader, layer4: int, vnet: VnetHeader) -> Iterator[bytearray]:
@@ -591,11 +572,3 @@ def _alone(policy: PolicyEntry) -> list[bool]:
         in_tunnel = in_tunnel or template.mode is Mode.TUNNEL
         portions.append(in_tunnel)
     return [portions.count(portion) == 1 for portion in portions]
-
-
-def _worst_room(protocol: IpsecProtocol, available: int) -> int:
-    """Room under the largest sizes any algorithm has: ESP 8 + IV 16, blocks of 16, trailer 2, ICV 16;
-    AH 12 + IV 8 + ICV 16, padded to 8."""
-    if protocol is IpsecProtocol.AH:
-        return available - 40
-    return (available - 8 - 16 - 16) // 16 * 16 - 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vnic.ipsec.policy import Template
+from vnic.transport.changes import Changes
 from vnic.transport.sizes import Shape, shape_of
 from vnic.transport.state import SaState
 
@@ -34,14 +35,19 @@ class OutboundIndex:
     """Outbound SAs by reqid and destination; reqid 0 is any.
 
     An SA alone with its reqid and destination stands in the table itself.
+
+    Attributes:
+        changes: reqid and destination of every SA that came or went.
     """
 
     def __init__(self) -> None:
+        self.changes: Changes[tuple[int, bytes]] = Changes()
         self._buckets: dict[tuple[int, bytes], SaState | _Bucket] = {}
         self._shapes: dict[int, dict[Shape, int]] = {}
 
     def add(self, state: SaState) -> None:
         """Put an SA in, as the newest."""
+        self.changes.note((state.sa.reqid, state.sa.destination))
         buckets = self._buckets
         for reqid in {0, state.sa.reqid}:
             key = (reqid, state.sa.destination)
@@ -58,6 +64,7 @@ class OutboundIndex:
 
     def remove(self, state: SaState) -> None:
         """Take an SA out that is in."""
+        self.changes.note((state.sa.reqid, state.sa.destination))
         buckets = self._buckets
         for reqid in {0, state.sa.reqid}:
             key = (reqid, state.sa.destination)
@@ -70,6 +77,11 @@ class OutboundIndex:
             _count(shapes, shape_of(state.sa), -1)
             if not shapes:
                 del self._shapes[reqid]
+
+    def shrink(self) -> None:
+        """Give back what empty dictionaries keep of the time when they were full."""
+        self._buckets = {}
+        self._shapes = {}
 
     def newest_first(self, reqid: int, destination: bytes) -> Iterable[SaState]:
         """SAs with this reqid and this very destination."""

@@ -23,6 +23,7 @@ from vnic.ipsec.replay import ReplayWindow
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import AddSa, DeleteSa, Miniport, SaDoor, UpdateSa
 from vnic.ndis.status import NdisStatus
+from vnic.transport.changes import Changes
 from vnic.transport.lifetimes import Lifetimes
 from vnic.transport.outbound_index import OutboundIndex
 from vnic.transport.requests import PROTOCOLS, associations_of, operation_of, request_for, word_for
@@ -75,6 +76,11 @@ class Sad(SaDoor):
         self._configuration = nic.configuration_generation
         self.generation = 0
         self.now = 0.0
+
+    @property
+    def outbound_changes(self) -> Changes[tuple[int, bytes]]:
+        """Reqid and destination of every outbound SA that came or went."""
+        return self._outbound.changes
 
     def __iter__(self) -> Iterator[SaState]:
         return iter(self.table.values())
@@ -524,7 +530,7 @@ class Sad(SaDoor):
         """Give back what empty dictionaries keep of the time when they were full."""
         self.table.clear()
         self.inbound.clear()
-        self._outbound = OutboundIndex()
+        self._outbound.shrink()
 
     def _hold(self, handle: OffloadHandle, *states: SaState) -> None:
         """The NIC holds these SAs under this handle."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import count
+from typing import NamedTuple
 
 from vnic.errors import RequestError
 from vnic.ipsec.association import Direction, IpsecProtocol, Mode
@@ -25,6 +26,8 @@ from vnic.ipsec.policy import (
     Template,
     check_ports,
 )
+from vnic.transport.changes import Changes
+from vnic.transport.policy_index import PolicyIndex, PolicyList
 
 _SHAPES = (
     "at most ESP then AH in transport mode, then one tunnel: ESP, AH, or ESP with AH (transport) after it"
@@ -35,19 +38,37 @@ class Unsure(Exception):
     """A fragment does not show the ports that the policy in question names."""
 
 
+class Protection(NamedTuple):
+    """What an outbound policy asks for, apart from whose packets it is about."""
+
+    version: int
+    """Of IP, of the packets it protects."""
+    templates: tuple[Template, ...]
+
+
 class Spd:
     """Policies of one card.
 
     Attributes:
         defaults: verdicts for what matches no policy.
         generation: grows with every change, so that caches know they are stale.
+        protections: how many outbound policies ask for each protection.
+        protection_changes: protections whose policies came, went or changed.
     """
 
     def __init__(self) -> None:
         self.defaults = Defaults()
         self.generation = 0
-        self._entries: dict[Direction, list[PolicyEntry]] = {direction: [] for direction in Direction}
+        self.protections: dict[Protection, int] = {}
+        self.protection_changes: Changes[Protection] = Changes()
+        self._ordered = {direction: PolicyList() for direction in Direction}
+        self._lookup = {direction: PolicyIndex() for direction in Direction}
+        self._by_selector: dict[tuple[Direction, Selector], PolicyEntry] = {}
+        self._by_index: dict[int, PolicyEntry] = {}
         self._indexes = count(1)
+
+    def __len__(self) -> int:
+        return len(self._by_index)
 
     def add(self, policy: PolicyEntry, *, replace_existing: bool = False) -> PolicyEntry:
         """Put a policy in; gives it with its index.
@@ -57,8 +78,7 @@ class Spd:
                 or the templates cannot be carried out.
         """
         _check(policy)
-        entries = self._entries[policy.direction]
-        existing = next((entry for entry in entries if entry.selector == policy.selector), None)
+        existing = self._by_selector.get((policy.direction, policy.selector))
         if existing is not None and not replace_existing:
             raise RequestError(
                 f"a policy with this selector and direction exists (index {existing.index}); "
@@ -67,13 +87,22 @@ class Spd:
                 value=f"{policy.selector.source} -> {policy.selector.destination}",
             )
         if existing is not None:
-            entries.remove(existing)
+            self._remove(existing)
         entry = replace(policy, index=existing.index if existing else next(self._indexes))
-        entries.append(entry)
-        # Indexes grow with age, and a replaced policy keeps its own.
-        entries.sort(key=lambda item: (item.priority, item.index))
+        self._ordered[entry.direction].add(entry)
+        self._lookup[entry.direction].add(entry)
+        self._by_selector[entry.direction, entry.selector] = entry
+        self._by_index[entry.index] = entry
+        self._count_protection(entry, 1)
         self.generation += 1
         return entry
+
+    def find(self, direction: Direction, selector: Selector | None, index: int) -> PolicyEntry | None:
+        """The policy with this selector or, when that is None, with this index."""
+        if selector is not None:
+            return self._by_selector.get((direction, selector))
+        entry = self._by_index.get(index)
+        return entry if entry is not None and entry.direction is direction else None
 
     def delete(self, direction: Direction, selector: Selector | None, index: int) -> PolicyEntry:
         """Take a policy out, by selector or, when that is None, by index.
@@ -81,12 +110,11 @@ class Spd:
         Raises:
             RequestError: there is none.
         """
-        entries = self._entries[direction]
-        for entry in entries:
-            if entry.selector == selector if selector is not None else entry.index == index:
-                entries.remove(entry)
-                self.generation += 1
-                return entry
+        entry = self.find(direction, selector, index)
+        if entry is not None:
+            self._remove(entry)
+            self.generation += 1
+            return entry
         wanted = f"{selector.source} -> {selector.destination}" if selector else f"index {index}"
         raise RequestError(
             f"no {direction.value} policy has this {'selector' if selector else 'index'}",
@@ -95,11 +123,31 @@ class Spd:
             allowed="a policy that `policy show` lists",
         )
 
+    def _remove(self, entry: PolicyEntry) -> None:
+        self._ordered[entry.direction].remove(entry)
+        self._lookup[entry.direction].remove(entry)
+        del self._by_selector[entry.direction, entry.selector]
+        del self._by_index[entry.index]
+        self._count_protection(entry, -1)
+
+    def _count_protection(self, entry: PolicyEntry, change: int) -> None:
+        if entry.direction is not Direction.OUTBOUND or entry.action is not PolicyAction.PROTECT:
+            return
+        version = 6 if len(entry.selector.source.address) == 16 else 4
+        protection = Protection(version, entry.templates)
+        number = self.protections.get(protection, 0) + change
+        if number:
+            self.protections[protection] = number
+        else:
+            del self.protections[protection]
+        if number == max(change, 0):
+            self.protection_changes.note(protection)
+
     def entries(self, direction: Direction | None = None) -> list[PolicyEntry]:
         """Policies in the order of lookup, of one direction or of both."""
         if direction is not None:
-            return list(self._entries[direction])
-        return [entry for entries in self._entries.values() for entry in entries]
+            return list(self._ordered[direction].entries)
+        return [entry for ordered in self._ordered.values() for entry in ordered.entries]
 
     def set_defaults(self, defaults: Defaults) -> None:
         """Change the verdicts for what matches nothing.
@@ -126,19 +174,15 @@ class Spd:
             Unsure: the first that could match names ports, and the fragment does not show them; or it is left
                 out for that (`FragmentRule.ANY`) and no other matches.
         """
-        skipping = self.defaults.fragments is FragmentRule.ANY
-        skipped = False
-        for entry in self._entries[direction]:
-            match = entry.selector.match(flow)
-            if match is Match.YES:
-                return entry
-            if match is Match.UNSURE:
-                if not skipping:
-                    raise Unsure
-                skipped = True
-        if skipped:
-            raise Unsure
-        return None
+        index = self._lookup[direction]
+        first = index.first(flow)
+        if first is None or first.selector.match(flow) is Match.YES:
+            return first
+        if self.defaults.fragments is FragmentRule.ANY:
+            first = index.first(flow, sure=True)
+            if first is not None:
+                return first
+        raise Unsure
 
 
 def _check(policy: PolicyEntry) -> None:
