@@ -42,6 +42,9 @@ _MAX_SNAP_LENGTH = 1 << 20
 _SAS_A_TURN = 64
 """SAs deleted, or told of, before the frames get a turn."""
 
+_POLICIES_A_TURN = 64
+"""Policies shown or deleted before the frames get a turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -480,22 +483,27 @@ class Handlers:
         direction = None if request.direction is None else Direction(request.direction)
         count = 0
         for adapter, engine in self._with_policies(request.adapter):
-            for entry in engine.policies():
-                if direction is None or entry.direction is direction:
-                    engine.delete_policy(entry.direction, entry.selector)
+            for number, entry in enumerate(engine.policies()):
+                if number % _POLICIES_A_TURN == _POLICIES_A_TURN - 1:
+                    await asyncio.sleep(0)
+                if direction not in (None, entry.direction):
+                    continue
+                # Somebody may have deleted it in the meantime.
+                if engine.find_policy(entry.direction, None, entry.index) is not None:
+                    engine.delete_policy(entry.direction, None, entry.index)
                     self._tell_policy("policy_deleted", adapter, entry)
                     count += 1
             await self._adapters.refresh_mtu(adapter)
         return api.FlushPoliciesReply(count=count)
 
     async def _list_policies(self, request: api.ListPolicies) -> api.PoliciesReply:
-        return api.PoliciesReply(
-            policies=[
-                api.PolicyState(adapter=adapter.name, policy=values.policy_message(entry))
-                for adapter, engine in self._with_policies(request.adapter)
-                for entry in engine.policies()
-            ]
-        )
+        states = []
+        for adapter, engine in self._with_policies(request.adapter):
+            for entry in engine.policies():
+                states.append(api.PolicyState(adapter=adapter.name, policy=values.policy_message(entry)))
+                if len(states) % _POLICIES_A_TURN == 0:
+                    await asyncio.sleep(0)
+        return api.PoliciesReply(policies=states)
 
     async def _set_policy_default(self, request: api.SetPolicyDefault) -> api.PolicyDefaultsReply:
         chosen = [adapter for adapter, _ in self._with_policies(request.adapter)]
