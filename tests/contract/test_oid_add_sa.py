@@ -295,13 +295,13 @@ def test_entries_after_a_change_of_configuration_are_judged_by_it() -> None:
 
 
 @pytest.mark.rule(83)
-def test_thousand_sas_take_less_than_a_second() -> None:
+def test_thousand_sas_take_less_than_a_second_of_processor_time() -> None:
     nic = Nic()
     sas = [replace(GCM, spi=0x1000 + n, label=n) for n in range(1000)]
     buffer = chain([add_sa(sa) for sa in sas])
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert ask(nic.adapter, ADD_SA, buffer).status is NdisStatus.SUCCESS
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_no_answer_shows_a_key() -> None:

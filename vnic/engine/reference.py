@@ -27,13 +27,12 @@ from vnic.transport.audit import Audit
 from vnic.transport.coalesce import coalesce
 from vnic.transport.inbound import Inbound
 from vnic.transport.outbound import Outbound
-from vnic.transport.sad import Sad
+from vnic.transport.sad import MAX_SAS, Sad
 from vnic.transport.spd import Spd
 from vnic.transport.state import SaState
 
 _DEFAULT_KEYWORDS = Keywords()
 _DEFAULT_HOST = HostSwitches()
-_UNLIMITED = 0xFFFFFFFF
 
 
 class ReferenceEngine:
@@ -79,7 +78,7 @@ class ReferenceEngine:
         if software:
             self._software = MiniportAdapter(
                 random_source,
-                TaskOffload(OffloadCapabilities(sa_offload_capacity=_UNLIMITED)),
+                TaskOffload(OffloadCapabilities(sa_offload_capacity=MAX_SAS)),
                 counter_keys=counter_keys,
                 first_handle=(serial << 33 | 1 << 32) + 1,
             )

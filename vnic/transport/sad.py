@@ -34,6 +34,9 @@ from vnic.transport.state import NO_HANDLE, SaState
 _MAX_HANDLES = 8
 """Handles of one SA that requests may quote: the one its addition was answered with, and the latest."""
 
+MAX_SAS = 1 << 20
+"""SAs of one card, in the NIC and in software together."""
+
 _RETRIES = 64
 """SAs that are offered to the NIC again between two bursts."""
 
@@ -104,6 +107,7 @@ class Sad(SaDoor):
         if existing is None and replace_existing:
             raise _unknown(sa.id)
         if existing is None:
+            self._check_room()
             state = SaState(sa, now)
             self._offload(state)
             self._store(state)
@@ -485,6 +489,17 @@ class Sad(SaDoor):
             raise _unknown(sa_id) from None
 
     # ------------------------------------------------------------------------------- keeping books
+
+    def _check_room(self) -> None:
+        """Refuse what would let the SAD grow without bound, now that software takes what the NIC refuses."""
+        if len(self.table) >= MAX_SAS:
+            raise OidError(
+                NdisStatus.RESOURCES,
+                f"the card has {len(self.table)} SAs and takes no more; delete some",
+                field="sa_count",
+                value=str(len(self.table)),
+                allowed=f"up to {MAX_SAS}",
+            )
 
     def _store(self, state: SaState) -> None:
         sa = state.sa

@@ -192,7 +192,7 @@ THIRD = '[[adapter]]\nname = "third"\ntap = "tap2"\n'
         (LEFT + "nbl_socket = '/x'", "adapter.left.nbl_socket", "/x", "transport external"),
         (EXTERNAL + "nbl_socket = 'x'", "adapter.card.nbl_socket", "x", "an absolute path"),
         (EXTERNAL + "mtu = 1400", "adapter.card.mtu", "1400", "transport inline"),
-        (EXTERNAL + "software = true", "adapter.card.software", "True", "transport inline"),
+        (EXTERNAL + "software = true", "adapter.card.software", "true", "transport inline"),
         (
             EXTERNAL + "nbl_socket = '/x'\n" + EXTERNAL.replace("card", "other") + "nbl_socket = '/x'",
             "adapter.other.nbl_socket",

@@ -243,3 +243,15 @@ def test_after_a_restart_with_very_many_sas_frames_wait_for_the_first_of_them_on
     assert passes(one)
     assert passes(one)
     assert len(one.nic.spis()) == 100
+
+
+def test_software_takes_what_the_nic_refuses_only_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sad, "MAX_SAS", 3)
+    one = card()
+    one.nic.refusals = [NdisStatus.RESOURCES] * 3
+    for spi in range(0x1000, 0x1003):
+        assert not one.sad.add(association(OUT, TRANSPORT, *V4.values(), spi=spi), 0.0)
+    with pytest.raises(OidError) as caught:
+        one.sad.add(association(OUT, TRANSPORT, *V4.values(), spi=0x1003), 0.0)
+    assert (caught.value.status, caught.value.field) == (NdisStatus.RESOURCES, "sa_count")
+    assert len(one.sad.table) == 3
