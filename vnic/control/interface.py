@@ -405,6 +405,10 @@ class CardStatistics:
     """Packets cut into fragments, before or after they were protected, because they did not fit."""
     tx_fragments: int
     """The fragments they were cut into."""
+    rx_fragments: int
+    """Fragments of ESP and AH packets that were put together."""
+    rx_reassembled: int
+    """The packets they made; software IPsec opens them (R17)."""
     tx_too_big_answered: int
     """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
     tx_too_big_unanswered: int

@@ -241,6 +241,8 @@ def _card_statistics(counters: CardCounters) -> CardStatistics:
         rx_software=counters.rx_software,
         tx_fragmented=counters.tx_fragmented,
         tx_fragments=counters.tx_fragments,
+        rx_fragments=counters.rx_fragments,
+        rx_reassembled=counters.rx_reassembled,
         tx_too_big_answered=counters.tx_too_big_answered,
         tx_too_big_unanswered=counters.tx_too_big_unanswered,
     )

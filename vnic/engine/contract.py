@@ -308,7 +308,7 @@ class Engine(Card, Protocol):
         ...
 
     def keep_time(self, now: float) -> None:
-        """Do what the clock asks: end SAs whose time is over. Bursts do so too."""
+        """Do what the clock asks: end SAs and give up fragments whose time is over. Bursts do so too."""
         ...
 
     def take_events(self) -> list[EngineEvent]:

@@ -275,9 +275,10 @@ class ReferenceEngine:
     def deadline(self) -> float:
         if self._miniport.state in (AdapterState.REMOVED, AdapterState.HALTED):
             return inf
-        return self._lifetimes.deadline
+        return min(self._lifetimes.deadline, self._inbound.deadline)
 
     def keep_time(self, now: float) -> None:
+        self._inbound.keep_time(now)
         if now >= self._lifetimes.next_time:
             self._lifetimes.advance(now)
         if self._miniport.state in (AdapterState.RUNNING, AdapterState.PAUSED):

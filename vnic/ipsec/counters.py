@@ -90,6 +90,10 @@ class CardCounters:
     """Packets cut into fragments, before or after they were protected, because they did not fit."""
     tx_fragments: int = 0
     """The fragments they were cut into."""
+    rx_fragments: int = 0
+    """Fragments of ESP and AH packets that were put together."""
+    rx_reassembled: int = 0
+    """The packets they made; software IPsec opens them (R17)."""
     tx_too_big_answered: int = 0
     """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
     tx_too_big_unanswered: int = 0

@@ -83,7 +83,37 @@ class DropReason(Enum):
         "XfrmInTmplMismatch",
         "policy wants other protection than it had",
     )
-    IN_FRAGMENT = ("in_fragment", "", "a fragment of an ESP or AH packet, or one a policy cannot judge")
+    IN_FRAGMENT = (
+        "in_fragment",
+        "",
+        "a fragment of an ESP or AH packet for no SA here, or one a policy cannot judge",
+    )
+    IN_FRAGMENT_OVERLAP = (
+        "in_fragment_overlap",
+        "",
+        "fragments that overlap or contradict each other, and all others of that packet (RFC 5722)",
+    )
+    IN_FRAGMENT_TINY = (
+        "in_fragment_tiny",
+        "",
+        "a fragment smaller than any honest sender makes, and not the last",
+    )
+    IN_FRAGMENT_INVALID = (
+        "in_fragment_invalid",
+        "",
+        "a fragment of odd length, beyond 65,535 bytes, or with ECN fields that cannot be",
+    )
+    IN_FRAGMENT_DUPLICATE = ("in_fragment_duplicate", "", "a fragment that came before")
+    IN_FRAGMENT_TIMEOUT = (
+        "in_fragment_timeout",
+        "",
+        "a fragment whose others did not come in time: 30 seconds, IPv6 60",
+    )
+    IN_FRAGMENT_LIMIT = (
+        "in_fragment_limit",
+        "",
+        "a fragment beyond the memory or the number of packets for reassembly",
+    )
     IN_MALFORMED = ("in_malformed", "XfrmInHdrError", "not a well-formed IP packet")
     IN_NON_IP = ("in_non_ip", "", "not IP, and the adapter drops what is not IP")
     # ports

@@ -3,6 +3,7 @@
 Law: trusts `ReceiveInfo.verified` and nothing else; reads no cipher text as meaning. Every frame either
 goes to the host as an ordinary frame or ends here and is counted.
 
+    fragments of packets for an SA -> put together, for software IPsec (R17)
     NIC's verdict -> each layer, outermost first: SA, replay check then advance, padding, strip
                   -> the same for layers the NIC left, with the verdict of software IPsec
                   -> policy against the SAs that really protected it -> host
@@ -46,7 +47,12 @@ from vnic.packet.ip import (
 )
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
+<<<<<<< HEAD
 from vnic.transport.flow import FirstFragments, flow_key
+=======
+from vnic.transport.flow import flow_key
+from vnic.transport.reassembly import Reassembly, may_be_joined
+>>>>>>> c0edb2d (Put fragments of packets for an SA together before they are opened)
 from vnic.transport.sad import Sad
 from vnic.transport.spd import Spd, Unsure
 from vnic.transport.state import SaState
@@ -119,6 +125,17 @@ class Inbound:
         """Flows that may pass, as `_receive_plain` reads them: protocol, addresses and ports, SA."""
         self._generation = (-1, -1)
         self._to_delete: list[SaState] = []
+        self._reassembly = Reassembly()
+
+    @property
+    def deadline(self) -> float:
+        """`now` at which `keep_time` may have something to do; infinity is never."""
+        return self._reassembly.deadline
+
+    def keep_time(self, now: float) -> None:
+        """Give up fragments whose time is over."""
+        self._reassembly.expire(now)
+        self._count_fragments(now)
 
     def receive(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
         """Take a burst that went through the NIC; gives what goes to the host, in order."""
@@ -133,7 +150,8 @@ class Inbound:
             try:
                 info = buffer.receive
                 if info is None:
-                    self._receive_unprocessed(buffer, now)
+                    if not self._receive_unprocessed(buffer, now):
+                        continue
                 elif not self._receive_plain(buffer, info, now):
                     self._receive_protected(buffer, info, now)
             except _Dropped as drop:
@@ -159,19 +177,28 @@ class Inbound:
                 card.sa_deletions_refused += not gone
         self._to_delete.clear()
 
-    def _receive_unprocessed(self, buffer: NetBuffer, now: float) -> None:
-        """A frame the NIC did not process: not IPsec, or no SA for it, or one it may not touch."""
+    def _receive_unprocessed(self, buffer: NetBuffer, now: float) -> bool:
+        """A frame the NIC did not process: not IPsec, or no SA for it, or one it may not touch.
+
+        Gives False when it was a fragment and is kept until the others come.
+        """
         frame = buffer.frame
         offset = ip_offset(frame)
         if not offset:
             if self._spd.defaults.non_ip is PolicyAction.DISCARD and frame[12:14] != b"\x08\x06":
                 raise _Dropped(DropReason.IN_NON_IP)
             self._audit.card.rx_passed += 1
-            return
+            return True
         header = parse_ip(frame, offset)
+        if header.protocol in (ESP, AH) and header.fragment and self._is_for_us(frame, header):
+            whole = self._join(frame, header, now)
+            if whole is None:
+                return False
+            frame = buffer.frame = whole
+            header = parse_ip(frame, offset)
         if header.version == 6 and is_neighbour_discovery(frame, header):
             self._audit.card.rx_passed += 1
-            return
+            return True
         flow = flow_key(frame, header)
         if header.protocol in (ESP, AH):
             if (
@@ -180,12 +207,42 @@ class Inbound:
                 and self._lookup(frame, header) is not None
             ):
                 self._receive_protected(buffer, None, now)
-                return
+                return True
             self._judge_unprocessed(frame, header, flow)
         reason = self._verdict(self._whole_flow(frame, header, flow, (), now), ())
         if reason is not None:
             raise _Dropped(reason)
         self._audit.card.rx_bypassed += 1
+        return True
+
+    def _is_for_us(self, frame: bytearray, header: IpHeader) -> bool:
+        """Whether a fragment of ESP or AH goes where an SA ends, and somebody could open the whole."""
+        if self._sad.software is None:
+            return False
+        ends = self._sad.inbound_ends
+        anywhere = bytes(len(header.destination))
+        return (
+            (header.destination, header.protocol) in ends or (anywhere, header.protocol) in ends
+        ) and may_be_joined(frame, header)
+
+    def _join(self, frame: bytearray, header: IpHeader, now: float) -> bytearray | None:
+        """Keep a fragment, or give the packet it completes."""
+        whole = self._reassembly.add(frame, header, now)
+        self._count_fragments(now)
+        if whole is not None:
+            card = self._audit.card
+            card.rx_fragments += self._reassembly.joined
+            card.rx_reassembled += 1
+        return whole
+
+    def _count_fragments(self, now: float) -> None:
+        """Count the fragments that will be part of no packet."""
+        ended = self._reassembly.ended
+        if not ended:
+            return
+        for one in ended:
+            self._audit.drop(one.reason, now, source=one.source, destination=one.destination, count=one.count)
+        ended.clear()
 
     def _judge_unprocessed(self, frame: bytearray, header: IpHeader, flow: FlowKey) -> None:
         """An ESP or AH packet without an SA ends here, unless a policy lets such packets pass by name."""

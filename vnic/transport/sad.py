@@ -60,6 +60,7 @@ class Sad(SaDoor):
     Attributes:
         table: the SAs by (destination, protocol, spi), oldest first.
         inbound: the inbound ones of `table` alone, for the receive path.
+        inbound_ends: how many of those there are for a destination and protocol.
         lifetimes: the limits of the SAs.
         generation: grows with every change, so that caches know they are stale.
         now: `now` of binary requests, seconds.
@@ -72,6 +73,7 @@ class Sad(SaDoor):
         self._handles: dict[OffloadHandle, SaState | tuple[SaState, ...]] = {}
         self.table: dict[SaId, SaState] = {}
         self.inbound: dict[tuple[bytes, int, int], SaState] = {}
+        self.inbound_ends: dict[tuple[bytes, int], int] = {}
         self._outbound = OutboundIndex()
         self.lifetimes = Lifetimes(self)
         self._refused: dict[SaState, None] = {}
@@ -507,6 +509,8 @@ class Sad(SaDoor):
         self.table[sa_id] = state
         if state.window is not None:
             self.inbound[sa_id] = state
+            end = (sa.destination, sa.protocol)
+            self.inbound_ends[end] = self.inbound_ends.get(end, 0) + 1
         else:
             self._outbound.add(state)
         if state.handle:
@@ -533,6 +537,10 @@ class Sad(SaDoor):
         del self.table[sa_id]
         if state.window is not None:
             del self.inbound[sa_id]
+            end = (sa_id.destination, sa_id.protocol)
+            self.inbound_ends[end] -= 1
+            if not self.inbound_ends[end]:
+                del self.inbound_ends[end]
         else:
             self._outbound.remove(state)
         if state.refusal is not None:

@@ -110,6 +110,8 @@ CARD = api.CardStatistics(
     rx_software=6,
     tx_fragmented=9,
     tx_fragments=19,
+    rx_fragments=16,
+    rx_reassembled=8,
     tx_too_big_answered=11,
     tx_too_big_unanswered=12,
 )

@@ -339,15 +339,19 @@ def test_reflected_frames_do_not_get_through() -> None:
 
 
 @pytest.mark.parametrize("kind", ["v4", "v6"])
-def test_fragments_of_protected_packets_end_here(kind: str) -> None:
+def test_fragments_of_packets_for_no_sa_here_end(kind: str) -> None:
     cards = tunnel()
     (wire,) = send(cards[0], UDP4)
     if kind == "v4":
         whole = Ether(bytes(wire))[IP]
+        whole.dst = "192.0.2.77"
+        del whole.chksum
         pieces: list[Packet] = whole.fragment(40)
         pieces = [Ether(src=ETHER.src, dst=ETHER.dst) / piece for piece in pieces]
     else:
-        pieces = [ETHER / IPv6(src=FAR6, dst=NEAR6) / IPv6ExtHdrFragment(m=1, nh=50) / Raw(bytes(64))]
+        pieces = [
+            ETHER / IPv6(src=FAR6, dst="2001:db8::77") / IPv6ExtHdrFragment(m=1, nh=50) / Raw(bytes(64))
+        ]
     assert receive(cards[1], *[frame_of(piece) for piece in pieces]) == []
     assert drops(cards[1]) == {"in_fragment": len(pieces)}
 
