@@ -47,12 +47,8 @@ from vnic.packet.ip import (
 )
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
-<<<<<<< HEAD
 from vnic.transport.flow import FirstFragments, flow_key
-=======
-from vnic.transport.flow import flow_key
 from vnic.transport.reassembly import Reassembly, may_be_joined
->>>>>>> c0edb2d (Put fragments of packets for an SA together before they are opened)
 from vnic.transport.sad import Sad
 from vnic.transport.spd import Spd, Unsure
 from vnic.transport.state import SaState
