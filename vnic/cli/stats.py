@@ -68,6 +68,7 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
             ["fragments", card.tx_fragments, card.rx_fragments],
             ["too big, answered", card.tx_too_big_answered, "-"],
             ["too big, unanswered", card.tx_too_big_unanswered, "-"],
+            ["path MTU learned", "-", card.rx_path_mtu],
         ],
         session,
         right=frozenset({1, 2}),

@@ -409,6 +409,8 @@ class CardStatistics:
     """Fragments of ESP and AH packets that were put together."""
     rx_reassembled: int
     """The packets they made; software IPsec opens them (R17)."""
+    rx_path_mtu: int
+    """ICMP messages that told the path MTU of an SA and were believed."""
     tx_too_big_answered: int
     """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
     tx_too_big_unanswered: int

@@ -243,6 +243,7 @@ def _card_statistics(counters: CardCounters) -> CardStatistics:
         tx_fragments=counters.tx_fragments,
         rx_fragments=counters.rx_fragments,
         rx_reassembled=counters.rx_reassembled,
+        rx_path_mtu=counters.rx_path_mtu,
         tx_too_big_answered=counters.tx_too_big_answered,
         tx_too_big_unanswered=counters.tx_too_big_unanswered,
     )

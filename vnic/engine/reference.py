@@ -96,7 +96,7 @@ class ReferenceEngine:
             wire_mtu,
             first_identification=int.from_bytes(random_source(4), "big"),
         )
-        self._inbound = Inbound(self._spd, self._sad, self._audit)
+        self._inbound = Inbound(self._spd, self._sad, self._audit, self._outbound)
         self._lifetimes = self._sad.lifetimes
 
     def _set_encapsulation(self) -> None:

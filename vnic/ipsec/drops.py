@@ -114,6 +114,11 @@ class DropReason(Enum):
         "",
         "a fragment beyond the memory or the number of packets for reassembly",
     )
+    IN_PATH_MTU = (
+        "in_path_mtu",
+        "",
+        "an ICMP message that a sealed packet was too big, and that cannot be true",
+    )
     IN_MALFORMED = ("in_malformed", "XfrmInHdrError", "not a well-formed IP packet")
     IN_NON_IP = ("in_non_ip", "", "not IP, and the adapter drops what is not IP")
     # ports

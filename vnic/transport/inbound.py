@@ -36,6 +36,8 @@ from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import (
     AH,
     ESP,
+    ICMP,
+    ICMPV6,
     IPV4_IN_IP,
     IPV4_LENGTH,
     IPV6_IN_IP,
@@ -48,6 +50,7 @@ from vnic.packet.ip import (
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
 from vnic.transport.flow import FirstFragments, flow_key
+from vnic.transport.outbound import Outbound
 from vnic.transport.reassembly import Reassembly, may_be_joined
 from vnic.transport.sad import Sad
 from vnic.transport.spd import Spd, Unsure
@@ -111,7 +114,12 @@ class _Dropped(Exception):
 class Inbound:
     """The receive half of the transport."""
 
-    def __init__(self, spd: Spd, sad: Sad, audit: Audit) -> None:
+    def __init__(self, spd: Spd, sad: Sad, audit: Audit, outbound: Outbound | None = None) -> None:
+        """Make the receive half.
+
+        Args:
+            outbound: learns what the wire tells of its packets; None: nobody does.
+        """
         self._spd = spd
         self._sad = sad
         self._audit = audit
@@ -122,6 +130,7 @@ class Inbound:
         self._generation = (-1, -1)
         self._to_delete: list[SaState] = []
         self._reassembly = Reassembly()
+        self._outbound = outbound
 
     @property
     def deadline(self) -> float:
@@ -176,7 +185,7 @@ class Inbound:
     def _receive_unprocessed(self, buffer: NetBuffer, now: float) -> bool:
         """A frame the NIC did not process: not IPsec, or no SA for it, or one it may not touch.
 
-        Gives False when it was a fragment and is kept until the others come.
+        Gives False when it goes no further: a fragment kept until the others come, or news of a path.
         """
         frame = buffer.frame
         offset = ip_offset(frame)
@@ -208,6 +217,13 @@ class Inbound:
         reason = self._verdict(self._whole_flow(frame, header, flow, (), now), ())
         if reason is not None:
             raise _Dropped(reason)
+        if header.protocol in (ICMP, ICMPV6) and self._outbound is not None:
+            believed = self._outbound.learn(frame, header, now)
+            if believed is not None:
+                if not believed:
+                    raise _Dropped(DropReason.IN_PATH_MTU)
+                self._audit.card.rx_path_mtu += 1
+                return False
         self._audit.card.rx_bypassed += 1
         return True
 

@@ -34,6 +34,7 @@ from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
 from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
+from vnic.transport.paths import PathMtus, outbound_sa, report_of
 from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, too_big
 from vnic.transport.rooms import Rooms
 from vnic.transport.sad import Sad
@@ -83,6 +84,7 @@ class Outbound:
         self._identification = first_identification
         self._answers: list[NetBuffer] = []
         self._answer_limit = RateLimit()
+        self._paths = PathMtus()
         self._flows: dict[FlowKey, _Verdict] = {}
         self._firsts = FirstFragments()
         self._rooms = Rooms(spd, sad)
@@ -102,6 +104,25 @@ class Outbound:
             except PacketError:
                 self._audit.drop(DropReason.OUT_MALFORMED, now)
         return ready
+
+    def learn(self, frame: bytearray, header: IpHeader, now: float) -> bool | None:
+        """Hear what the wire says of a packet sealed here that was too big on its way.
+
+        Gives whether it was believed; None: it says nothing of the kind.
+        """
+        report = report_of(frame, header)
+        state = None if report is None else outbound_sa(report, self._sad)
+        if report is None or state is None:
+            return None
+        return self._paths.take(report, state, self.wire_mtu, now)
+
+    def _path_mtu(self, encapsulation: Encapsulation, now: float) -> int:
+        """Largest IP packet that gets where this encapsulation sends, as far as is known."""
+        if not self._paths.known:
+            return self.wire_mtu
+        outermost = encapsulation.tunnel or encapsulation.transport
+        assert outermost is not None
+        return self._paths.smallest(outermost.states(), self.wire_mtu, now)
 
     def take_answers(self) -> list[NetBuffer]:
         """Give the frames for the host that tell it what was too big, and forget them."""
@@ -361,19 +382,21 @@ class Outbound:
         ready: list[NetBuffer],
     ) -> None:
         """Cut a packet into pieces that fit once each is protected on its own, and protect them."""
-        room = encapsulation.room(self.wire_mtu, header.header_length)
+        room = encapsulation.room(self._path_mtu(encapsulation, now), header.header_length)
         if buffer.vnet is not None:
             complete_checksum(buffer.frame, buffer.vnet, header.end)
         for piece in self._cut(buffer.frame, header, now, room):
             part = parse_ip(piece, header.offset)
             self._protect(NetBuffer(piece), part, flow, encapsulation, now, ready)
 
-    def _replace_by_fragments(self, ready: list[NetBuffer], already: int, offset: int, now: float) -> None:
-        """Cut the sealed frames of `ready` from `already` on so that they fit the wire."""
+    def _replace_by_fragments(
+        self, ready: list[NetBuffer], already: int, offset: int, now: float, path_mtu: int
+    ) -> None:
+        """Cut the sealed frames of `ready` from `already` on so that they fit the path."""
         sealed = ready[already:]
         del ready[already:]
         for buffer in sealed:
-            pieces = self._cut(buffer.frame, parse_ip(buffer.frame, offset), now)
+            pieces = self._cut(buffer.frame, parse_ip(buffer.frame, offset), now, path_mtu)
             ready += [NetBuffer(piece) for piece in pieces]
 
     def _protect(
@@ -390,7 +413,8 @@ class Outbound:
             return
         frame = buffer.frame
         vnet = buffer.vnet
-        room = encapsulation.room(self.wire_mtu, header.header_length)
+        path_mtu = self._path_mtu(encapsulation, now)
+        room = encapsulation.room(path_mtu, header.header_length)
         length = header.end - header.offset
         oversize = length > room and (vnet is None or not is_superframe(vnet))
         if oversize:
@@ -461,7 +485,7 @@ class Outbound:
         if encapsulation.software:
             self._seal_in_software(encapsulation, ready, already, now)
         if oversize:
-            self._replace_by_fragments(ready, already, header.offset, now)
+            self._replace_by_fragments(ready, already, header.offset, now, path_mtu)
         for state in encapsulation.states():
             state.use_time = now
             state.counters.packets += count

@@ -112,6 +112,7 @@ CARD = api.CardStatistics(
     tx_fragments=19,
     rx_fragments=16,
     rx_reassembled=8,
+    rx_path_mtu=13,
     tx_too_big_answered=11,
     tx_too_big_unanswered=12,
 )
