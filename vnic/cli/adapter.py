@@ -125,6 +125,11 @@ _FRAGMENTATION = Word(
     Choice(("before", "after")),
     "when an IPv4 packet too big for a tunnel is cut: before it is protected, or after (before)",
 )
+_CIPHER_LIMITS = Word(
+    "cipher-limits",
+    Choice(("warn", "enforce")),
+    "whether DES and 3DES at the limits of 64-bit blocks are only told, or the SA ends (warn)",
+)
 _SOFTWARE = Word(
     "software", Choice(("on", "off")), "whether software IPsec takes what the NIC may or can not (on)"
 )
@@ -150,6 +155,7 @@ _ADD = Vocabulary(
     _MTU,
     _NON_IP,
     _FRAGMENTATION,
+    _CIPHER_LIMITS,
     _FRAGMENTS,
     Word(
         "without",
@@ -176,6 +182,7 @@ _SET = Vocabulary(
     Word("down", summary="set the TAP down"),
     _NON_IP,
     _FRAGMENTATION,
+    _CIPHER_LIMITS,
     _FRAGMENTS,
     Word("capture", _CaptureOperand(), "record one side to a new pcapng file"),
     Word(
@@ -205,6 +212,10 @@ def _non_ip(found: Found) -> Literal["pass", "drop"] | None:
 
 def _fragmentation(found: Found) -> Literal["before", "after"] | None:
     return cast("Literal['before', 'after'] | None", found.get("fragmentation", str))
+
+
+def _cipher_limits(found: Found) -> Literal["warn", "enforce"] | None:
+    return cast("Literal['warn', 'enforce'] | None", found.get("cipher-limits", str))
 
 
 def _fragments(found: Found) -> FragmentsWord | None:
@@ -242,6 +253,7 @@ def add(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             fragmentation=_fragmentation(found),
+            cipher_limits=_cipher_limits(found),
             fragments=_fragments(found),
             features_off=found.many("without", str) or None,
         )
@@ -265,6 +277,7 @@ def change(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             fragmentation=_fragmentation(found),
+            cipher_limits=_cipher_limits(found),
             fragments=_fragments(found),
             capture=found.get("capture", Capture),
             keywords=_keywords(found),
@@ -360,6 +373,7 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
             f"out {state.policy_default_out} nonip {state.non_ip}"
             f"{f' fragments {state.fragments}' if state.fragments != 'drop' else ''}"
             f"{' fragmentation after' if state.fragmentation == 'after' else ''}"
+            f"{' cipher-limits enforce' if state.cipher_limits == 'enforce' else ''}"
             f"{'' if state.software else ' software off'}"
         )
     if any(value != _ALL_ON for value in state.keywords.values()) or options.details:

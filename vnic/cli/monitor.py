@@ -16,7 +16,7 @@ from vnic.control.interface import Event, EventWord, Monitor
 
 KINDS: tuple[str, ...] = typing.get_args(EventWord)
 
-FAMILIES = ("adapter", "sa", "policy", "sequence", "daemon")
+FAMILIES = ("adapter", "sa", "policy", "sequence", "cipher", "daemon")
 """The first part of event names stands for all that begin so."""
 
 ALWAYS = "lost"
@@ -27,6 +27,7 @@ _COLOURS = {
     "drop": "bad",
     "adapter_failed": "bad",
     "sequence_exhausted": "bad",
+    "cipher_limit": "bad",
     "sa_expired": "bad",
 }
 
@@ -94,7 +95,7 @@ MONITOR = Object(
 _XFRM_KINDS = {
     "SA": ("sa_added", "sa_updated", "sa_deleted"),
     "policy": ("policy_",),
-    "expire": ("sa_expir", "sequence_"),
+    "expire": ("sa_expir", "sequence_", "cipher_"),
 }
 
 
@@ -114,7 +115,7 @@ XFRM_MONITOR = Verb(
         Word("all", summary="all of them"),
         Word("SA", summary="SAs"),
         Word("policy", summary="policies"),
-        Word("expire", summary="lifetimes and sequence numbers that run out"),
+        Word("expire", summary="lifetimes, sequence numbers and keys that run out"),
         Word("acquire", Refusal("a card asks for no SA, it drops what has none", "vnic monitor drop")),
         Word("aevent", Refusal("there are no asynchronous events of SAs", "vnic -s xfrm state")),
         Word("report", Refusal("there are no reports", "vnic monitor")),

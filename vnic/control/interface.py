@@ -33,6 +33,7 @@ ProtocolWord = Literal["esp", "ah"]
 ModeWord = Literal["transport", "tunnel"]
 ActionWord = Literal["protect", "bypass", "discard"]
 DefaultWord = Literal["allow", "block"]
+CipherLimitsWord = Literal["warn", "enforce"]
 NonIpWord = Literal["pass", "drop"]
 FragmentationWord = Literal["before", "after"]
 FragmentsWord = Literal["drop", "any", "stateful"]
@@ -65,7 +66,9 @@ EventWord = Literal[
     "policy_updated",
     "policy_deleted",
     "policy_default_changed",
+    "sequence_low",
     "sequence_exhausted",
+    "cipher_limit",
     "drop",
     "status_indication",
     "load_balancing",
@@ -540,6 +543,8 @@ class AdapterState:
     policy_default_out: DefaultWord | None
     fragmentation: FragmentationWord | None
     """When an IPv4 packet too big for a tunnel is cut; null with an external transport."""
+    cipher_limits: CipherLimitsWord | None
+    """Null with an external transport."""
     capture: CaptureState | None
     sa_count: int
     policy_count: int
@@ -708,7 +713,9 @@ class Event:
     drop: DropEvent | None = None
     indication: Indication | None = None
     limit: str | None = None
-    """sa_expiring, sa_expired: the limit that was reached: time-soft, … packet-hard."""
+    """sa_expiring, sa_expired: the limit that was reached: time-soft, … packet-hard.
+    sequence_low: 75 % or 90 %. cipher_limit: cipher-soft or cipher-hard; where that is enforced, sa_expired
+    tells of cipher-hard."""
     lost: int | None = None
     """Events this subscriber did not get because it was slow."""
 
@@ -800,6 +807,9 @@ class AddAdapter(Call[AdapterReply]):
     fragmentation: FragmentationWord | None = None
     """When an IPv4 packet without DF that is too big for its tunnel is cut: before it is protected, or after.
     Null is before. Transport mode, and a policy or SA that names ports, always cut after."""
+    cipher_limits: CipherLimitsWord | None = None
+    """Whether the limits of ciphers with 64-bit blocks are only told (warn) or end the SA (enforce). Null is
+    warn."""
     transport: TransportWord | None = None
     """Null is inline. External: a protocol driver attaches to the NBL socket."""
     nbl_socket: str | None = None
@@ -833,6 +843,7 @@ class SetAdapter(Call[AdapterReply]):
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
     fragmentation: FragmentationWord | None = None
+    cipher_limits: CipherLimitsWord | None = None
     capture: Capture | None = None
     keywords: dict[str, int] | None = None
     """Written to the registry; in force after RestartAdapter."""

@@ -512,6 +512,11 @@ class Adapter:
         drop = drop_event(event)
         if drop is not None:
             text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{subject}"
+        elif event.kind is EventKind.SEQUENCE_LOW:
+            text = f"adapter {self.name}: {event.limit} of the sequence numbers used{subject}; rekey"
+        elif event.kind is EventKind.CIPHER_LIMIT:
+            text = f"adapter {self.name}: {event.limit} reached, too many blocks of one key{subject}; rekey"
+            log.warning("%s", text)
         elif event.kind is EventKind.SA_EXPIRING:
             text = f"adapter {self.name}: {event.limit} reached{subject}; rekey"
         elif event.kind is EventKind.SA_EXPIRED:

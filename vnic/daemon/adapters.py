@@ -165,6 +165,7 @@ class Adapters:
             )
         )
         engine.fragment_before = settings.fragmentation != "after"
+        engine.enforce_cipher_limits = settings.cipher_limits == "enforce"
         tap = await self.surroundings.host.open_tap(
             settings.tap or "",
             netns=settings.netns,
@@ -239,6 +240,8 @@ class Adapters:
             )
             if request.fragmentation is not None:
                 adapter.require_inline().fragment_before = request.fragmentation == "before"
+            if request.cipher_limits is not None:
+                adapter.require_inline().enforce_cipher_limits = request.cipher_limits == "enforce"
             if keywords is not None:
                 adapter.engine.set_keywords(keywords)
         if old_writer is not None:
@@ -415,6 +418,7 @@ def _check_transport(adapter: Adapter, request: SetAdapter) -> None:
         ("TAP", ("mtu", "mac", "addresses", "up")),
         ("policies", _POLICY_MEMBERS),
         ("fragmentation", ("fragmentation",)),
+        ("limits of ciphers", ("cipher_limits",)),
     ):
         for member in members:
             value = getattr(request, member)

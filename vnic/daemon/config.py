@@ -21,6 +21,7 @@ from vnic.control.client import DEFAULT_SOCKET
 from vnic.control.interface import (
     AddAdapter,
     Capabilities,
+    CipherLimitsWord,
     DefaultWord,
     FragmentationWord,
     FragmentsWord,
@@ -125,6 +126,7 @@ class AdapterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
     fragmentation: FragmentationWord | None = None
+    cipher_limits: CipherLimitsWord | None = None
     features_off: list[str] | None = None
     transport: TransportWord = "inline"
     nbl_socket: str | None = None
@@ -235,6 +237,7 @@ def _adapter(table: AdapterTable, path: str) -> AddAdapter:
                 policy_default_in=table.policy_default_in,
                 policy_default_out=table.policy_default_out,
                 fragmentation=table.fragmentation,
+                cipher_limits=table.cipher_limits,
                 features_off=table.features_off,
                 transport=table.transport,
                 nbl_socket=table.nbl_socket,

@@ -80,6 +80,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
         policy_default_in=None if defaults is None else _default_word(defaults.inbound),
         policy_default_out=None if defaults is None else _default_word(defaults.outbound),
         fragmentation=None if inline is None else "before" if inline.fragment_before else "after",
+        cipher_limits=None if inline is None else "enforce" if inline.enforce_cipher_limits else "warn",
         capture=adapter.capture_state(),
         sa_count=card.sa_count,
         policy_count=0 if inline is None else inline.policy_count,

@@ -38,6 +38,7 @@ _SETTABLE = frozenset(
         "policy_default_in",
         "policy_default_out",
         "fragmentation",
+        "cipher_limits",
         "addresses",
         "keywords",
     }
@@ -56,6 +57,7 @@ _INLINE_ONLY = (
     "policy_default_in",
     "policy_default_out",
     "fragmentation",
+    "cipher_limits",
     "software",
 )
 """What only the inline transport has: a TAP, policies, software IPsec."""
@@ -125,6 +127,7 @@ def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
         policy_default_in=settings.policy_default_in or "allow",
         policy_default_out=settings.policy_default_out or "allow",
         fragmentation=settings.fragmentation or "before",
+        cipher_limits=settings.cipher_limits or "warn",
         software=settings.software is not False,
     )
 

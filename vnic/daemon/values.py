@@ -164,7 +164,7 @@ def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) ->
         adapter=adapter,
         sa=sa_message(sa, report.sequence_number, reveal_keys=reveal_keys),
         handle=report.offload_handle,
-        weak=list(sa.weak),
+        weak=[*sa.weak, *_worn(sa, report.cipher_limit)],
         packets=report.counters.packets,
         bytes=report.counters.bytes,
         drops={reason.value: count for reason, count in report.counters.drops.items()},
@@ -309,6 +309,15 @@ def drop_event(event: EngineEvent) -> DropEvent | None:
         sequence_number=event.sequence_number,
         suppressed=event.suppressed,
     )
+
+
+def _worn(sa: SecurityAssociation, limit: str) -> list[str]:
+    """Say that a key has done more than its cipher should."""
+    if not limit or sa.encryption is None:
+        return []
+    row = sa.encryption
+    bound = row.blocks_hard if limit == "cipher-hard" else row.blocks_soft
+    return [f"{row.name}: this key has done 2^{bound.bit_length() - 1} blocks of 64 bits; rekey"]
 
 
 def _lifetime(message: LifetimeMessage) -> Lifetime:

@@ -98,6 +98,8 @@ class SaReport:
     """`now` of the last packet it protected, 0 if none did."""
     expiring: bool = False
     """A soft limit of its lifetime is reached."""
+    cipher_limit: str = ""
+    """The limit of its cipher that is reached: cipher-soft or cipher-hard, else empty."""
 
 
 class Card(Protocol):
@@ -301,6 +303,15 @@ class Engine(Card, Protocol):
     def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
         """Take frames from the wire. Drops are counted, never raised."""
         ...
+
+    @property
+    def enforce_cipher_limits(self) -> bool:
+        """Whether an SA ends when its cipher has done as many blocks as are safe under one key; else that is
+        told and the SA goes on."""
+        ...
+
+    @enforce_cipher_limits.setter
+    def enforce_cipher_limits(self, enforce: bool) -> None: ...
 
     @property
     def deadline(self) -> float:

@@ -272,6 +272,16 @@ class ReferenceEngine:
         return Outcome(host=host)
 
     @property
+    def enforce_cipher_limits(self) -> bool:
+        return self._lifetimes.enforce_cipher_limits
+
+    @enforce_cipher_limits.setter
+    def enforce_cipher_limits(self, enforce: bool) -> None:
+        if enforce != self._lifetimes.enforce_cipher_limits:
+            self._lifetimes.enforce_cipher_limits = enforce
+            self._lifetimes.look_again()
+
+    @property
     def deadline(self) -> float:
         if self._miniport.state in (AdapterState.REMOVED, AdapterState.HALTED):
             return inf
@@ -372,4 +382,5 @@ class ReferenceEngine:
             add_time=state.add_time,
             use_time=state.use_time,
             expiring=state.expiring,
+            cipher_limit=state.cipher_limit,
         )

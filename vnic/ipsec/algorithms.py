@@ -42,6 +42,21 @@ class Encryption:
         """Whether it authenticates as well (RFC 4303 §3.2.3)."""
         return bool(self.icv_lengths)
 
+    @property
+    def blocks_soft(self) -> int:
+        """Blocks one key should do at most, 0 for no bound that an SA could reach."""
+        return SHORT_BLOCKS_SOFT if self.has_short_blocks else 0
+
+    @property
+    def blocks_hard(self) -> int:
+        """Blocks after which two equal ones are to be expected, 0 for no bound that an SA could reach."""
+        return SHORT_BLOCKS_HARD if self.has_short_blocks else 0
+
+    @property
+    def has_short_blocks(self) -> bool:
+        """Whether its blocks have 64 bits."""
+        return self.block_length == 8 and not self.combined
+
 
 @dataclass(frozen=True, slots=True)
 class Integrity:
@@ -61,6 +76,12 @@ class Integrity:
     weak: str
     source: str
 
+
+SHORT_BLOCKS_SOFT = 1 << 20
+"""64-bit blocks under one key: NIST SP 800-67 Rev. 2 §3.3 allows no more, 8 MiB."""
+
+SHORT_BLOCKS_HARD = 1 << 32
+"""The birthday bound of 64-bit blocks, 32 GiB: equal blocks tell about clear text (CVE-2016-2183)."""
 
 _DES_WEAK = "56-bit key: broken by exhaustive search (RFC 8221)"
 _3DES_WEAK = "64-bit block: collisions after 2^32 blocks (RFC 8221, CVE-2016-2183)"

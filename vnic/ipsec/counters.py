@@ -18,6 +18,10 @@ class EventKind(Enum):
     """What a monitor hears of the data path."""
 
     SEQUENCE_EXHAUSTED = "sequence_exhausted"
+    SEQUENCE_LOW = "sequence_low"
+    """75 or 90 % of the numbers are used."""
+    CIPHER_LIMIT = "cipher_limit"
+    """The key has done as many blocks as one key should (soft), or as its block size makes safe (hard)."""
     SA_EXPIRING = "sa_expiring"
     """A soft limit is reached; told once in the life of an SA."""
     SA_EXPIRED = "sa_expired"
@@ -39,7 +43,8 @@ class EngineEvent:
     suppressed: int = 0
     """Events of the same kind, reason and SA left out since the last one that was told."""
     limit: str = ""
-    """The limit that was reached, by its word in `ip xfrm state`: time-soft … packet-hard."""
+    """The limit that was reached, by its word in `ip xfrm state`: time-soft … packet-hard; 75 % or 90 %;
+    cipher-soft or cipher-hard."""
 
 
 _NO_DROPS: Mapping[DropReason, int] = MappingProxyType({})

@@ -10,6 +10,9 @@ from __future__ import annotations
 _HALF = 1 << 31
 _LOW_MASK = 0xFFFFFFFF
 
+WARNINGS = (75, 90)
+"""Percent of the numbers of an SA at which it is told that they run low."""
+
 MAX_SEQUENCE_NUMBER = 0xFFFFFFFF
 MAX_EXTENDED_SEQUENCE_NUMBER = 0xFFFFFFFFFFFFFFFF
 
@@ -49,8 +52,8 @@ class OutboundSequence:
 
     def __init__(self, *, extended: bool, last: int = 0) -> None:
         self.limit = MAX_EXTENDED_SEQUENCE_NUMBER if extended else MAX_SEQUENCE_NUMBER
-        self.stop = self.limit
         self.last = last
+        self.stop = self.next_warning()
 
     def take(self, count: int = 1) -> int:
         """Take `count` consecutive numbers and give the first, or 0 when they would pass the stop, or cycle.
@@ -63,6 +66,19 @@ class OutboundSequence:
             return 0
         self.last = last
         return first
+
+    def percent(self, last: int) -> int:
+        """The highest of WARNINGS that is reached when `last` is the last number used, or 0."""
+        return max((one for one in WARNINGS if last * 100 >= self.limit * one), default=0)
+
+    def next_warning(self, taken: int = 0) -> int:
+        """The last number before the next of WARNINGS, `taken` numbers from now, or the limit behind all."""
+        last = self.last + taken
+        for one in WARNINGS:
+            first = -(-self.limit * one // 100)
+            if last < first:
+                return first - 1
+        return self.limit
 
     def end(self) -> None:
         """Hand out no number any more."""

@@ -1,4 +1,4 @@
-"""The ends of SAs: what is told before them, and that nothing passes after them.
+"""The ends of SAs, by lifetime, cipher and numbers: what is told before, and that nothing passes after.
 
 Law: who counts asks here before the count passes `SaState.stop` or `OutboundSequence.stop`, and nowhere else
 does a packet pay for limits. Nothing goes past a hard limit: packets that would are not sealed and not passed
@@ -11,7 +11,12 @@ frame is between the two.
                                    └─> hard limit: refused, the SA ends ──> flush: deleted, told
     clock past the next deadline ──> advance ──> the same by time
 
-Source: RFC 4301 §4.4.2.1; RFC 4303 §3.3.3.
+Ciphers with 64-bit blocks have limits of their own, per key: they are told, and end the SA if that is wanted.
+The other ciphers need none. The IVs of AES-GCM and AES-GMAC are counters and not random, so the bound of 2^32
+invocations of NIST SP 800-38D §8.3 is not theirs, and the 64 bits of the counter outlast every sequence number.
+The 2^64 blocks of AES-CBC are more than anybody sends.
+
+Source: RFC 4301 §4.4.2.1; RFC 4303 §3.3.3; NIST SP 800-67 Rev. 2 §3.3, SP 800-38D §8.
 """
 
 from __future__ import annotations
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
 _LARGEST_PACKET = 1 << 17
 """More bytes than any IP packet has: so much less may be left of a byte limit after each packet."""
 
+_MOST_BLOCKS = _LARGEST_PACKET // 8 + 2
+"""Blocks of 64 bits that a packet has at most: its bytes, and padding and trailer."""
+
 _A_TURN = 256
 """SAs deleted, and events given, at once: a few milliseconds."""
 
@@ -45,6 +53,7 @@ class Lifetimes:
     Attributes:
         next_time: `now` of the next limit by time; infinite when there is none.
         ending: SAs that have ended and are still in the SAD, with the limit each has reached.
+        enforce_cipher_limits: whether the hard limit of a cipher ends the SA, or is only told.
     """
 
     def __init__(self, sad: Sad) -> None:
@@ -54,6 +63,7 @@ class Lifetimes:
         self._events: deque[EngineEvent] = deque()
         self.next_time = inf
         self.ending: deque[tuple[SaState, str]] = deque()
+        self.enforce_cipher_limits = False
 
     @property
     def deadline(self) -> float:
@@ -120,7 +130,7 @@ class Lifetimes:
             sequence = state.sequence
             if sequence is not None and sequence.last + packets > sequence.limit:
                 return state
-            beyond = _beyond(state, packets, length)
+            beyond = self._beyond(state, packets, length)
             if beyond:
                 self._end(state, beyond)
                 return state
@@ -135,7 +145,9 @@ class Lifetimes:
         for word, left in _left(state, packets, length):
             if left > 0:
                 continue
-            if word.endswith("-hard"):
+            if word.startswith("cipher"):
+                self._tell_cipher(state, word, left)
+            elif word.endswith("-hard"):
                 # These packets are the last; the SA ends behind them.
                 self.ending.append((state, word))
             elif not state.expiring:
@@ -146,23 +158,66 @@ class Lifetimes:
         """Say how many packets after these may pass before `admit` is asked again."""
         free = NO_STOP
         for word, left in _left(state, packets, length):
-            if state.expiring and word.endswith("-soft"):
+            if word.startswith("cipher"):
+                if self._is_done(state, word, left):
+                    continue
+                one = _MOST_BLOCKS
+            elif state.expiring and word.endswith("-soft"):
                 continue
-            free = min(free, left - 1 if word.startswith("packet") else (left - 1) // _LARGEST_PACKET)
+            else:
+                one = 1 if word.startswith("packet") else _LARGEST_PACKET
+            free = min(free, (left - 1) // one)
         free = max(free, 0)
         if state.sequence is not None:
             sequence = state.sequence
-            sequence.stop = min(sequence.last + packets + free, sequence.limit)
+            percent = sequence.percent(sequence.last + packets)
+            if percent > state.percent:
+                state.percent = percent
+                self._tell(EventKind.SEQUENCE_LOW, state, f"{percent} %")
+            sequence.stop = min(sequence.last + packets + free, sequence.next_warning(packets))
         else:
             state.stop = state.counters.packets + packets + free
 
+    def _is_done(self, state: SaState, word: str, left: int) -> bool:
+        """Whether nothing more is to be said of a limit of its cipher."""
+        if word == "cipher-soft":
+            return bool(state.cipher_limit)
+        return state.cipher_limit == "cipher-hard" and (not self.enforce_cipher_limits or left <= 0)
+
+    def _tell_cipher(self, state: SaState, word: str, left: int) -> None:
+        if word == "cipher-hard" and self.enforce_cipher_limits:
+            self.ending.append((state, word))
+        elif not self._is_done(state, word, left):
+            state.cipher_limit = word
+            self._tell(EventKind.CIPHER_LIMIT, state, word)
+
+    def _beyond(self, state: SaState, packets: int, length: int) -> str:
+        """The hard limit that these packets would pass, or ""."""
+        for word, left in _left(state, packets, length):
+            if left < 0 and word.endswith("-hard") and (word != "cipher-hard" or self.enforce_cipher_limits):
+                return word
+        return ""
+
+    def look_again(self) -> None:
+        """Have every SA whose cipher has a limit looked at with its next packet: the setting has changed."""
+        for state in self._sad.table.values():
+            encryption = state.sa.encryption
+            if encryption is None or not encryption.has_short_blocks or state.ended:
+                continue
+            state.stop = 0
+            if state.sequence is not None:
+                state.sequence.stop = 0
+
     # ------------------------------------------------------------------------------- the end
+
+    def _tell(self, kind: EventKind, state: SaState, limit: str) -> None:
+        self._events.append(
+            EngineEvent(kind, state.sa.id, sequence_number=state.sequence_number, limit=limit)
+        )
 
     def _tell_soft(self, state: SaState, word: str) -> None:
         state.expiring = True
-        self._events.append(
-            EngineEvent(EventKind.SA_EXPIRING, state.sa.id, sequence_number=state.sequence_number, limit=word)
-        )
+        self._tell(EventKind.SA_EXPIRING, state, word)
 
     def _end(self, state: SaState, word: str) -> None:
         """Take an SA out of use."""
@@ -180,11 +235,7 @@ class Lifetimes:
             if self._sad.table.get(sa_id) is state:
                 state.end(word)
                 self._sad.delete(sa_id)
-                self._events.append(
-                    EngineEvent(
-                        EventKind.SA_EXPIRED, sa_id, sequence_number=state.sequence_number, limit=word
-                    )
-                )
+                self._tell(EventKind.SA_EXPIRED, state, word)
 
     def take_events(self) -> list[EngineEvent]:
         """Give events, a few at a time, and forget them."""
@@ -221,10 +272,16 @@ def _deadline(state: SaState) -> float:
 def _left(state: SaState, packets: int, length: int) -> Iterable[tuple[str, int]]:
     """The limits by count of an SA, and what is left of each after these packets."""
     life = state.sa.lifetime
-    if life is None:
-        return
     packets += state.counters.packets - state.packets_before
     length += state.counters.bytes - state.bytes_before
+    encryption = state.sa.encryption
+    if encryption is not None and encryption.blocks_hard:
+        # Never fewer than there were: each packet is padded to whole blocks, with the trailer.
+        blocks = length // 8 + 2 * packets
+        yield "cipher-hard", encryption.blocks_hard - blocks
+        yield "cipher-soft", encryption.blocks_soft - blocks
+    if life is None:
+        return
     if life.packet_hard:
         yield "packet-hard", life.packet_hard - packets
     if life.byte_hard:
@@ -233,11 +290,3 @@ def _left(state: SaState, packets: int, length: int) -> Iterable[tuple[str, int]
         yield "packet-soft", life.packet_soft - packets
     if life.byte_soft:
         yield "byte-soft", life.byte_soft - length
-
-
-def _beyond(state: SaState, packets: int, length: int) -> str:
-    """The hard limit that these packets would pass, or ""."""
-    for word, left in _left(state, packets, length):
-        if left < 0 and word.endswith("-hard"):
-            return word
-    return ""

@@ -43,12 +43,15 @@ class SaState:
         first_use: `now` of the first packet counted against its lifetime, or None.
         deadline: `now` of its next limit by time; infinite when there is none.
         expiring: a soft limit of its lifetime has been told.
+        percent: how much of its numbers has been told to be used, or was before its time.
+        cipher_limit: which limit of its cipher has been told: "", cipher-soft or cipher-hard.
         ended: the hard limit that it has reached, or "".
     """
 
     __slots__ = (
         "add_time",
         "bytes_before",
+        "cipher_limit",
         "counters",
         "deadline",
         "ended",
@@ -62,6 +65,7 @@ class SaState:
         "packets_before",
         "partner",
         "past_handles",
+        "percent",
         "refusal",
         "sa",
         "sequence",
@@ -100,7 +104,9 @@ class SaState:
         self.deadline = inf
         self.expiring = False
         self.ended = ""
-        if sa.lifetime is not None:
+        self.cipher_limit = ""
+        self.percent = 0 if self.sequence is None else self.sequence.percent(self.sequence.last)
+        if sa.lifetime is not None or (sa.encryption is not None and sa.encryption.has_short_blocks):
             # The first packet is looked at: it begins the life in use.
             self.stop = 0
             if self.sequence is not None:
@@ -110,6 +116,7 @@ class SaState:
         """Go on counting where an SA with the same keys, which this one replaces, has stopped."""
         self.add_time = old.add_time
         self.first_use = old.first_use
+        self.cipher_limit = old.cipher_limit
         self.packets_before = old.packets_before
         self.bytes_before = old.bytes_before
 

@@ -127,6 +127,7 @@ def test_a_socket_that_cannot_be_made_leaves_nothing(world: World, tmp_path: Pat
         (SetAdapter(name="left", non_ip="drop"), "non-ip"),
         (SetAdapter(name="left", policy_default_in="block"), "policy-default-in"),
         (SetAdapter(name="left", fragmentation="after"), "fragmentation"),
+        (SetAdapter(name="left", cipher_limits="enforce"), "cipher-limits"),
         (SetAdapter(name="left", capture=Capture(place="tap", file="/x")), "capture.place"),
     ],
 )

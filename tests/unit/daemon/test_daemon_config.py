@@ -38,6 +38,7 @@ fragments = "stateful"
 policy_default_in = "block"
 policy_default_out = "block"
 fragmentation = "after"
+cipher_limits = "enforce"
 features_off = ["tx-udp-segmentation"]
 
 [[adapter]]
@@ -102,6 +103,7 @@ def test_every_key_is_understood() -> None:
         policy_default_in="block",
         policy_default_out="block",
         fragmentation="after",
+        cipher_limits="enforce",
         features_off=["tx-udp-segmentation"],
         transport="inline",
         software=True,

@@ -661,6 +661,34 @@ def test_monitor_hears_changes_and_no_key(caplog: pytest.LogCaptureFixture) -> N
     assert KEY not in caplog.text
 
 
+def test_key_that_did_too_much_is_weak_and_told_of() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            worn = replace(
+                SA, encryption="3des-cbc", encryption_key="0123456789abcdef" * 2 + "fedcba9876543210"
+            )
+            worn = replace(worn, integrity="hmac-sha1-96", integrity_key="00" * 20)
+            await desk.call(api.AddSa(sa=worn))
+            adapter = desk.world.adapters.require("left")
+            assert adapter.inline is not None
+            (state,) = adapter.inline._sad  # type: ignore[attr-defined]
+            lifetimes = adapter.inline._sad.lifetimes  # type: ignore[attr-defined]
+            for blocks, limit, power in ((1 << 20, "cipher-soft", 20), (1 << 32, "cipher-hard", 32)):
+                state.counters.bytes = blocks * 8
+                assert lifetimes.admit([state], 1, 100, 1.0) is None
+                adapter.keep_time()
+                (shown,) = (await desk.call(api.ListSas())).sas
+                assert f"3des-cbc: this key has done 2^{power} blocks of 64 bits; rekey" in shown.weak
+                event = desk.world.events.all[-1]
+                assert (event.kind, event.limit) == ("cipher_limit", limit)
+            await desk.call(api.SetAdapter(name="left", cipher_limits="enforce"))
+            (shown_adapter,) = (await desk.call(api.ListAdapters())).adapters
+            assert shown_adapter.cipher_limits == "enforce"
+            assert lifetimes.admit([state], 1, 100, 1.0) is state
+
+    run(work())
+
+
 def test_end_of_a_life_is_told_without_traffic_and_shown_before() -> None:
     async def work() -> None:
         async with Desk("left") as desk:

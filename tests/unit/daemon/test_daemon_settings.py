@@ -27,6 +27,7 @@ def test_what_is_left_out_gets_its_default() -> None:
         policy_default_in="allow",
         policy_default_out="allow",
         fragmentation="before",
+        cipher_limits="warn",
         transport="inline",
         software=True,
         keywords=ALL_ON,
@@ -116,6 +117,7 @@ def test_no_difference_changes_nothing() -> None:
     [
         ({"mtu": 1400}, {"mtu": 1400}),
         ({"fragmentation": "after"}, {"fragmentation": "after"}),
+        ({"cipher_limits": "enforce"}, {"cipher_limits": "enforce"}),
         ({"mac": "02:00:00:00:00:09"}, {"mac": "02:00:00:00:00:09"}),
         ({"wire": Wire(kind="netdev", name="eth0")}, {"wire": Wire(kind="netdev", name="eth0")}),
         ({"non_ip": "drop", "policy_default_in": "block"}, {"non_ip": "drop", "policy_default_in": "block"}),

@@ -314,6 +314,108 @@ def test_lifetime_without_a_limit_is_none() -> None:
     assert association(lifetime=Lifetime()).checked().lifetime is None
 
 
+@pytest.mark.parametrize("esn", [False, True])
+def test_numbers_that_run_low_are_told_at_three_and_nine_of_ten(esn: bool) -> None:
+    last = 0xFFFFFFFFFFFFFFFF if esn else 0xFFFFFFFF
+    heard = []
+    for percent in (75, 90):
+        # The first number that makes so many percent full.
+        first = (last * percent + 99) // 100
+        cards = Cards(esn=esn, sequence_number=first - 3)
+        assert len(cards.send(2)) == 2
+        assert told(cards.left) == []
+        assert len(cards.send(1)) == 1
+        heard += told(cards.left)
+        assert len(cards.send(5)) == 5
+        assert told(cards.left) == []
+    assert heard == [("sequence_low", "75 %"), ("sequence_low", "90 %")]
+
+
+def test_numbers_that_leap_are_told_of_once() -> None:
+    cards = Cards(esn=True)
+    cards.left.update_sa(cards.sa.id, 0xF0000000)
+    assert len(cards.send(3)) == 3
+    assert told(cards.left) == [("sequence_low", "90 %")]
+
+
+def blocks(cards: Cards, count: int) -> None:
+    """Let the SA of the sender, and that of the receiver, look as if they had done so many blocks."""
+    for card in (cards.left, cards.right):
+        (state,) = card._sad
+        state.counters.bytes = 8 * count - 16 * state.counters.packets
+        state.stop = 0
+        if state.sequence is not None:
+            state.sequence.stop = 0
+
+
+@pytest.mark.parametrize(
+    ("encryption", "integrity"), [("3des-cbc", "hmac-sha1-96"), ("des-cbc", "hmac-sha1-96")]
+)
+def test_short_blocks_are_warned_of_at_both_ends(encryption: str, integrity: str) -> None:
+    cards = Cards(encryption=encryption, integrity=integrity)
+    for reached, limit in ((1 << 20, "cipher-soft"), (1 << 32, "cipher-hard")):
+        # A packet of 128 bytes has 18 blocks at most.
+        blocks(cards, reached - 19)
+        assert cards.receive(cards.send()) == 1
+        assert told(cards.left) == told(cards.right) == []
+        assert cards.receive(cards.send(3)) == 3
+        assert told(cards.left) == told(cards.right) == [("cipher_limit", limit)]
+        report = cards.report()
+        assert report is not None
+        assert report.cipher_limit == limit
+    assert cards.receive(cards.send(50)) == 50
+    assert told(cards.left) == []
+
+
+def test_short_blocks_end_the_sa_where_that_is_wanted() -> None:
+    cards = Cards(encryption="3des-cbc", integrity="hmac-sha1-96")
+    cards.left.enforce_cipher_limits = True
+    blocks(cards, (1 << 32) - 18 * 3)
+    assert len(cards.send(2)) == 2
+    assert told(cards.left) == [("cipher_limit", "cipher-soft")]
+    assert len(cards.send(3)) == 1
+    assert told(cards.left) == [("sa_expired", "cipher-hard")]
+    assert cards.report() is None
+    assert cards.right.sa_count == 1
+
+
+def test_enforcing_later_ends_what_is_beyond_with_its_next_packet() -> None:
+    cards = Cards(encryption="3des-cbc", integrity="hmac-sha1-96")
+    blocks(cards, 1 << 33)
+    assert len(cards.send()) == 1
+    assert told(cards.left) == [("cipher_limit", "cipher-hard")]
+    cards.left.enforce_cipher_limits = True
+    assert cards.send() == []
+    assert told(cards.left) == [("sa_expired", "cipher-hard")]
+    assert drops(cards.left) == {"out_sa_expired": 1}
+
+
+def test_another_key_does_blocks_of_its_own() -> None:
+    members = {"encryption": "3des-cbc", "integrity": "hmac-sha1-96"}
+    cards = Cards(**members)  # type: ignore[arg-type]
+    blocks(cards, 1 << 33)
+    cards.send()
+    other = association(seed=9, **members)  # type: ignore[arg-type]
+    cards.left.add_sa(other, 2.0, replace=True)
+    assert len(cards.send()) == 1
+    report = cards.report()
+    assert report is not None
+    assert (report.cipher_limit, told(cards.left)) == ("", [("cipher_limit", "cipher-hard")])
+
+
+@pytest.mark.parametrize(
+    ("encryption", "integrity"), [("aes-gcm-128", None), ("aes-cbc-128", "hmac-sha1-96")]
+)
+def test_ciphers_without_a_bound_that_could_be_reached_have_none(
+    encryption: str, integrity: str | None
+) -> None:
+    cards = Cards(encryption=encryption, integrity=integrity)
+    cards.left.enforce_cipher_limits = True
+    blocks(cards, 1 << 40)
+    assert len(cards.send(3)) == 3
+    assert told(cards.left) == []
+
+
 def test_external_transport_counts_for_itself() -> None:
     card = ExternalEngine(bytes)
     with pytest.raises(OidError) as caught:
