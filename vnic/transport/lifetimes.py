@@ -13,7 +13,7 @@ frame is between the two.
 
 Ciphers with 64-bit blocks have limits of their own, per key: they are told, and end the SA if that is wanted.
 The other ciphers need none. The IVs of AES-GCM and AES-GMAC are counters and not random, so the bound of 2^32
-invocations of NIST SP 800-38D §8.3 is not theirs, and the 64 bits of the counter outlast every sequence number.
+invocations of NIST SP 800-38D §8.3 is not theirs, and the counter's 64 bits outlast every sequence number.
 The 2^64 blocks of AES-CBC are more than anybody sends.
 
 Source: RFC 4301 §4.4.2.1; RFC 4303 §3.3.3; NIST SP 800-67 Rev. 2 §3.3, SP 800-38D §8.

@@ -348,11 +348,9 @@ def blocks(cards: Cards, count: int) -> None:
             state.sequence.stop = 0
 
 
-@pytest.mark.parametrize(
-    ("encryption", "integrity"), [("3des-cbc", "hmac-sha1-96"), ("des-cbc", "hmac-sha1-96")]
-)
-def test_short_blocks_are_warned_of_at_both_ends(encryption: str, integrity: str) -> None:
-    cards = Cards(encryption=encryption, integrity=integrity)
+@pytest.mark.parametrize("encryption", ["3des-cbc", "des-cbc"])
+def test_short_blocks_are_warned_of_at_both_ends(encryption: str) -> None:
+    cards = Cards(encryption=encryption, integrity="hmac-sha1-96")
     for reached, limit in ((1 << 20, "cipher-soft"), (1 << 32, "cipher-hard")):
         # A packet of 128 bytes has 18 blocks at most.
         blocks(cards, reached - 19)
