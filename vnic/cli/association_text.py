@@ -125,6 +125,8 @@ def _statistics(state: SaState, *, details: bool) -> list[str]:
         bitmap = int(state.replay_bitmap, 16)
         shown = bitmap if details else bitmap & ((1 << _SHOWN_BITMAP_BITS) - 1)
         lines[0] += f", bitmap {shown:#x}"
+    if state.needed_window:
+        lines[0] += f", window needed {state.needed_window}"
     if sa.lifetime is not None:
         lines += _lifetime(sa)
     lines += [

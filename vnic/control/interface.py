@@ -313,6 +313,9 @@ class SaState:
     """Who works on its packets: the NIC, software IPsec, or nobody."""
     expiring: bool = False
     """A soft limit of its lifetime is reached."""
+    needed_window: int = 0
+    """In: packets of the smallest replay window that would have taken every late packet so far; 0: none was
+    late. Replays older than the window cannot be told from late packets, and count too."""
 
 
 @value

@@ -173,6 +173,7 @@ def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) ->
         used=wall(report.use_time) if report.use_time else None,
         offload=report.offload.value,
         expiring=report.expiring,
+        needed_window=report.needed_window,
     )
 
 

@@ -100,6 +100,8 @@ class SaReport:
     """A soft limit of its lifetime is reached."""
     cipher_limit: str = ""
     """The limit of its cipher that is reached: cipher-soft or cipher-hard, else empty."""
+    needed_window: int = 0
+    """Inbound: packets of the smallest replay window that would have taken every late packet so far."""
 
 
 class Card(Protocol):

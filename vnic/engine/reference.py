@@ -383,4 +383,5 @@ class ReferenceEngine:
             use_time=state.use_time,
             expiring=state.expiring,
             cipher_limit=state.cipher_limit,
+            needed_window=0 if state.window is None else state.window.needed_bits,
         )

@@ -42,14 +42,18 @@ class ReplayWindow:
         top: highest number advanced to; 0 before the first packet.
         window_bits: how many numbers up to and including `top` are remembered; 0 switches the check off
             (every number is NEW), which RFC 4303 §3.4.3 leaves to the receiver.
+        needed_bits: the smallest window that would have taken every late number so far; 0 when none was late.
+            Numbers too old count as well: late and replayed cannot be told apart once the window has left
+            them behind.
     """
 
-    __slots__ = ("_ring", "_words", "top", "window_bits")
+    __slots__ = ("_ring", "_words", "needed_bits", "top", "window_bits")
 
     def __init__(self, window_bits: int = DEFAULT_WINDOW_BITS, top: int = 0) -> None:
         self.window_bits = window_bits
         self._words = (window_bits + 63) // 64 + 1
         self._ring = _UNUSED
+        self.needed_bits = 0
         self.top = top
         if top:
             # A window that starts at `top` has, for all we know, seen everything up to it.
@@ -89,12 +93,20 @@ class ReplayWindow:
                         for position in range(first, index + 1):
                             ring[position % words] = 0
                 self.top = sequence_number
+            else:
+                self.note_late(sequence_number)
             self._ring[index % self._words] |= 1 << (sequence_number & 63)
         except IndexError:
             # The ring is made when the first number comes: an SA without traffic needs none.
             self._ring = [0] * self._words
             self._ring[index % self._words] = 1 << (sequence_number & 63)
             self.top = sequence_number
+
+    def note_late(self, sequence_number: int) -> None:
+        """Reckon with an authenticated number below `top` that is not a duplicate, taken or too old."""
+        needed = self.top - sequence_number + 1
+        if needed > self.needed_bits:
+            self.needed_bits = needed
 
     def bitmap(self) -> int:
         """The window as an integer: bit n is number `top - n`."""

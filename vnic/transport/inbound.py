@@ -514,6 +514,8 @@ class Inbound:
         elif verdict is ReplayVerdict.DUPLICATE:
             raise _Dropped(DropReason.IN_REPLAY_DUPLICATE, state, number)
         else:
+            if number:
+                window.note_late(number)
             raise _Dropped(DropReason.IN_REPLAY_TOO_OLD, state, number)
 
     def _strip_esp(self, frame: bytearray, header: IpHeader, state: SaState) -> tuple[tuple[int, int], bool]:

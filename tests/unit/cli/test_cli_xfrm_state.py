@@ -221,6 +221,12 @@ def test_limits_are_those_of_ip_and_its_word_for_none_is_none(vnic: Command) -> 
     assert made.lifetime is None
 
 
+def test_statistics_show_the_window_that_late_packets_needed(vnic: Command) -> None:
+    (state,) = (one for one in vnic.memory.answers[api.ListSas].sas if one.sa.direction == "in")
+    vnic.memory.answers[api.ListSas] = api.SasReply(sas=[replace(state, needed_window=77)])
+    assert "bitmap 0x1f, window needed 77\n" in vnic("-s xfrm state").out
+
+
 def test_statistics_show_limits_as_ip_does(vnic: Command) -> None:
     life = api.Lifetime(time_soft=5, time_hard=10, byte_soft=1000, packet_hard=7)
     (state,) = (one for one in vnic.memory.answers[api.ListSas].sas if one.sa.direction == "out")

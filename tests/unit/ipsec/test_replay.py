@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vnic.ipsec.replay import ReplayVerdict, ReplayWindow
 
@@ -117,3 +119,41 @@ def test_advancing_costs_the_same_for_the_largest_window() -> None:
         assert take(window, number) is NEW
     assert window.check((1 << 60) - 65536 + 2000) is NEW
     assert window.check((1 << 60) + 1999 - 65536) is TOO_OLD
+
+
+def test_window_says_how_large_it_should_have_been() -> None:
+    window = ReplayWindow(64)
+    for number, needed in ((1, 0), (2, 0), (10, 0), (9, 2), (3, 8), (60, 8), (59, 8), (11, 50)):
+        assert window.check(number) is ReplayVerdict.NEW
+        window.advance(number)
+        assert window.needed_bits == needed, number
+    # Asking, and duplicates, change nothing.
+    for number in (60, 1, 3):
+        window.check(number)
+    assert window.needed_bits == 50
+    window.advance(1000)
+    assert window.check(900) is ReplayVerdict.TOO_OLD
+    window.note_late(900)
+    assert window.needed_bits == 101
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60, unique=True))
+def test_window_of_the_needed_size_takes_every_packet(numbers: list[int]) -> None:
+    small = ReplayWindow(64)
+    for number in numbers:
+        if small.check(number) is ReplayVerdict.NEW:
+            small.advance(number)
+        else:
+            small.note_late(number)
+    enough = ReplayWindow(max(64, small.needed_bits))
+    for number in numbers:
+        assert enough.check(number) is ReplayVerdict.NEW
+        enough.advance(number)
+    if small.needed_bits > 64:
+        short = ReplayWindow(small.needed_bits - 1)
+        verdicts = []
+        for number in numbers:
+            verdicts.append(short.check(number))
+            if verdicts[-1] is ReplayVerdict.NEW:
+                short.advance(number)
+        assert ReplayVerdict.TOO_OLD in verdicts

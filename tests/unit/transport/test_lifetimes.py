@@ -414,6 +414,24 @@ def test_ciphers_without_a_bound_that_could_be_reached_have_none(
     assert told(cards.left) == []
 
 
+def test_late_packets_show_the_window_they_needed() -> None:
+    cards = Cards()
+    frames = cards.send(2000)
+    for number, needed in ((1, 0), (900, 0), (899, 2), (500, 401), (2000, 401), (1000, 1001), (1000, 1001)):
+        cards.receive([bytearray(frames[number - 1])])
+        (report,) = cards.right.sas()
+        assert report.needed_window == needed, number
+    # Beyond the 1024 of the window; a forged one says nothing.
+    forged = bytearray(frames[1])
+    forged[-1] ^= 1
+    cards.receive([forged])
+    assert cards.right.sas()[0].needed_window == 1001
+    cards.receive([bytearray(frames[700 - 1])])
+    assert cards.right.sas()[0].needed_window == 1301
+    assert drops(cards.right)["in_replay_too_old"] >= 1
+    assert cards.left.sas()[0].needed_window == 0
+
+
 def test_external_transport_counts_for_itself() -> None:
     card = ExternalEngine(bytes)
     with pytest.raises(OidError) as caught:
