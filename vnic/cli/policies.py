@@ -11,8 +11,8 @@ from typing import Literal, cast
 from vnic.cli import associations, values
 from vnic.cli.associations import ADAPTER, MODE, PROTOCOL, adapter_of, direction_of
 from vnic.cli.grammar import Choice, Found, Refusal, Series, Value, Vocabulary, Word
-from vnic.cli.policy_text import brief_text, defaults_text, policy_text
-from vnic.cli.selector import NAMES, same, selector_of, selects
+from vnic.cli.policy_text import brief_text, defaults_text, policy_text, test_text
+from vnic.cli.selector import NAMES, ports_of, same, selector_of, selects
 from vnic.cli.session import Session
 from vnic.cli.words import UsageError
 from vnic.control.interface import (
@@ -26,6 +26,7 @@ from vnic.control.interface import (
     PolicyState,
     SetPolicyDefault,
     Template,
+    TestPolicy,
 )
 from vnic.errors import RequestError
 
@@ -305,6 +306,23 @@ def count(session: Session, found: Found) -> None:
         {"count": len(states), "in": inbound, "out": outbound},
         lambda: f"\t SPD IN  {inbound} OUT {outbound} FWD 0\n",
     )
+
+
+def test(session: Session, found: Found) -> None:
+    """Say what would become of a packet, and which policy says so."""
+    upper = ports_of(found)
+    reply = session.ask(
+        TestPolicy(
+            src=found.need("src", str),
+            dst=found.need("dst", str),
+            proto=found.need("proto", int),
+            sport=upper[0],
+            dport=upper[1],
+            direction=direction_of(found),
+            adapter=adapter_of(found),
+        )
+    )
+    session.answer(reply, lambda: test_text(reply, session))
 
 
 DEFAULT_ACTION = Choice(("accept", "block"))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vnic.cli import policies as do
+from vnic.cli import values
 from vnic.cli.associations import DIRECTION
-from vnic.cli.grammar import Choice, Group, Object, Verb, Vocabulary, Word
+from vnic.cli.grammar import Choice, Group, Object, Value, Verb, Vocabulary, Word
 from vnic.cli.policies import (
     DEFAULT_WORDS,
     DEV,
@@ -20,7 +21,7 @@ from vnic.cli.policies import (
     PROTECTION,
     TEMPLATE,
 )
-from vnic.cli.selector import POLICY_WORDS
+from vnic.cli.selector import POLICY_WORDS, UPPER_WORDS
 
 _WAY = (
     Word("in", summary="what comes in", symbol="{ in | out }"),
@@ -59,6 +60,7 @@ _ADD = Vocabulary(
 )
 _ONE = Vocabulary(DEV, *_WAY, *POLICY_WORDS, INDEX, *_LONG)
 _MAYBE_WAY = tuple(replace(word, symbol="[ in | out ]") for word in _WAY)
+_PORTS = tuple(word for word in UPPER_WORDS if word.name in ("sport", "dport", "type", "code"))
 _FILTER = Vocabulary(DEV, *_MAYBE_WAY, *POLICY_WORDS, INDEX, PRIORITY, *_LONG)
 
 POLICY = Object(
@@ -89,6 +91,26 @@ POLICY = Object(
         ),
         Verb("get", "show one policy", do.get, _ONE),
         Verb("show", "show the policies that fit", do.show, _FILTER, aliases=("list", "lst")),
+        Verb(
+            "test",
+            "say what would become of a packet, by which policy and SA; nothing is sent",
+            do.test,
+            Vocabulary(*_MAYBE_WAY, *_PORTS, DEV, *_LONG[:1]),
+            positional=(
+                Word("src", Value("SRC", values.address), "source address", required=True),
+                Word("dst", Value("DST", values.address), "destination address", required=True),
+                Word(
+                    "proto",
+                    Value("PROTO", values.upper_protocol, tuple(values.PROTOCOLS)),
+                    "protocol inside IP",
+                    required=True,
+                ),
+            ),
+            examples=(
+                "vnic policy test 10.1.0.5 10.2.0.9 tcp dport 443 dev left",
+                "vnic policy test 10.2.0.9 10.1.0.5 icmp type 8 code 0 in dev left",
+            ),
+        ),
         Verb("deleteall", "delete the policies that fit", do.delete_all, _FILTER, aliases=("delall",)),
         Verb("flush", "delete all policies", do.flush, Vocabulary(DEV, *_MAYBE_WAY, _LONG[0])),
         Verb("count", "count the policies", do.count, Vocabulary(DEV)),

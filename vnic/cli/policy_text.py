@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vnic.cli.render import paint, table
 from vnic.cli.selector import prefixes, selector_text
-from vnic.control.interface import Policy, PolicyDefault, PolicyState, Template
+from vnic.control.interface import Policy, PolicyDefault, PolicyState, Template, TestPolicyReply
 
 if TYPE_CHECKING:
     from vnic.cli.session import Session
@@ -46,17 +46,19 @@ def action_text(policy: Policy) -> str:
     """Write what a policy does in our own words."""
     if policy.action != "protect":
         return policy.action
-    layers = []
-    for template in policy.templates or []:
-        layer = f"{template.proto} {template.mode or 'transport'}"
-        if template.src or template.dst:
-            layer += f" {template.src or 'any'} {template.dst or 'any'}"
-        if template.reqid:
-            layer += f" reqid {template.reqid}"
-        if template.spi:
-            layer += f" spi {template.spi:#x}"
-        layers.append(layer)
+    layers = [_layer_text(template) for template in policy.templates or []]
     return "protect " + ", ".join(layers)
+
+
+def _layer_text(template: Template) -> str:
+    layer = f"{template.proto} {template.mode or 'transport'}"
+    if template.src or template.dst:
+        layer += f" {template.src or 'any'} {template.dst or 'any'}"
+    if template.reqid:
+        layer += f" reqid {template.reqid}"
+    if template.spi:
+        layer += f" spi {template.spi:#x}"
+    return layer
 
 
 def brief_text(states: list[PolicyState], session: Session) -> str:
@@ -76,6 +78,38 @@ def brief_text(states: list[PolicyState], session: Session) -> str:
     ]
     head = ["ADAPTER", "DIR", "PRIORITY", "INDEX", "SELECTOR", "ACTION"]
     return table(head, rows, session, right=frozenset({2, 3}))
+
+
+def test_text(reply: TestPolicyReply, session: Session) -> str:
+    """Write what would become of a packet: the verdict, the policy, and the SA of each template."""
+    if reply.drop is not None:
+        text = f"{paint('drop', 'bad', session)}: {reply.drop.text} ({reply.drop.name})\n"
+    else:
+        words = {"protect": "leaves protected", "bypass": "leaves in clear"}
+        if reply.direction == "in":
+            words = {"protect": "passes if it comes protected", "bypass": "passes in clear"}
+        text = f"{paint(reply.verdict, 'good', session)}: {words[reply.verdict]}\n"
+    if reply.policy is not None:
+        policy = reply.policy
+        text += (
+            f"\tpolicy index {policy.index} priority {policy.priority or 0}: "
+            f"{selector_text(policy.selector)} {action_text(policy)}\n"
+        )
+    elif reply.drop is not None and reply.drop.name.endswith("_fragment"):
+        text += "\tno policy decides without the ports: say sport and dport, or type and code\n"
+    else:
+        text += f"\tno policy: the default of {reply.adapter} for what {_WAYS[reply.direction]}\n"
+    for tested in reply.templates:
+        text += f"\t{_layer_text(tested.template)}: "
+        if tested.sa is None:
+            text += "no SA fits\n"
+            continue
+        holder = f"handle {tested.handle}" if tested.handle else f"{tested.offload}"
+        text += f"SA dst {tested.sa.dst} {tested.sa.proto} spi {tested.sa.spi:#010x} ({holder})\n"
+    return text
+
+
+_WAYS = {"in": "comes in", "out": "goes out"}
 
 
 def defaults_text(defaults: list[PolicyDefault]) -> str:

@@ -142,6 +142,22 @@ def _ends(first: int | None, last: int | None) -> tuple[int, int] | None:
     return None if first is None else (first, first if last is None else last)
 
 
+def ports_of(found: Found) -> tuple[int | None, int | None]:
+    """The single ports, or type and code, of one packet.
+
+    Raises:
+        UsageError: a protocol that has none, or a range.
+    """
+    for word in ("sport", "dport", "type", "code"):
+        ends = found.get(word, tuple)
+        if ends is not None and ends[0] != ends[1]:
+            raise UsageError("a packet has one", field=word, value=_text(ends), allowed="a number")
+    _upper(found, "")
+    words = ("type", "code") if found.get("proto", int) in PROTOCOLS_WITH_TYPES else ("sport", "dport")
+    first, second = (found.get(word, tuple) for word in words)
+    return None if first is None else first[0], None if second is None else second[0]
+
+
 def selects(found: Found, selector: Selector) -> bool:
     """Whether a policy's selector lies inside the words of a filter; what they do not say fits all."""
     upper = _upper(found, "")

@@ -36,6 +36,7 @@ DefaultWord = Literal["allow", "block"]
 CipherLimitsWord = Literal["warn", "enforce"]
 NonIpWord = Literal["pass", "drop"]
 FragmentationWord = Literal["before", "after"]
+VerdictWord = Literal["protect", "bypass", "drop"]
 FragmentsWord = Literal["drop", "any", "stateful"]
 WireWord = Literal["none", "link", "netdev", "tap"]
 CaptureWord = Literal["off", "wire", "tap"]
@@ -1148,6 +1149,60 @@ class ListPolicies(Call[PoliciesReply]):
     adapter: str | None = None
 
 
+@value
+class TestedTemplate:
+    """One template of the policy that decides, and the SA that carries it out now."""
+
+    template: Template
+    sa: SaName | None
+    """Out: the SA whose number would be taken. In: the newest that the peer could use. Null: none fits."""
+    handle: int
+    """0: none, or the NIC does not hold it."""
+    offload: OffloadWord | None
+    """Who works on it; null without an SA."""
+
+
+@value
+class TestPolicyReply:
+    """What would become of a packet, and why."""
+
+    adapter: str
+    direction: DirectionWord
+    sport: int | None
+    """The port, type or code that was looked up; null: none, as a later fragment shows none."""
+    dport: int | None
+    verdict: VerdictWord
+    drop: DropReasonText | None
+    """Why it would be dropped; null if not."""
+    policy: Policy | None
+    """The policy that decides; null: the default does, or nothing can without the ports."""
+    templates: list[TestedTemplate]
+    """Those of the policy, innermost first."""
+
+
+@call
+class TestPolicy(Call[TestPolicyReply]):
+    """Ask what would become of a packet. The data path's own lookup answers; nothing is sent, and nothing
+    changes.
+
+    ARP and neighbour discovery pass whatever it says."""
+
+    reader = True
+
+    src: str
+    dst: str
+    proto: int
+    sport: int | None = None
+    """Port; for ICMP the type, for a mobility header its type. Of a protocol with ports null is 49152, any
+    port of a client, if dport is given."""
+    dport: int | None = None
+    """Port; for ICMP the code, where null is 0 if sport is given. Without sport and dport the packet is a
+    later fragment of such a protocol, which shows neither."""
+    direction: DirectionWord | None = None
+    """Null is out."""
+    adapter: str | None = None
+
+
 @call
 class SetPolicyDefault(Call[PolicyDefaultsReply]):
     """Say what happens to packets that match no policy; null leaves it. A null adapter is all of them."""
@@ -1381,6 +1436,7 @@ CALLS: tuple[type[Call[Any]], ...] = (
     DeletePolicy,
     FlushPolicies,
     ListPolicies,
+    TestPolicy,
     SetPolicyDefault,
     GetPolicyDefault,
     ListDropReasons,

@@ -100,6 +100,7 @@ class Handlers:
             api.DeletePolicy: self._delete_policy,
             api.FlushPolicies: self._flush_policies,
             api.ListPolicies: self._list_policies,
+            api.TestPolicy: self._test_policy,
             api.SetPolicyDefault: self._set_policy_default,
             api.GetPolicyDefault: self._get_policy_default,
             api.ListDropReasons: self._list_drop_reasons,
@@ -504,6 +505,14 @@ class Handlers:
                 if len(states) % _POLICIES_A_TURN == 0:
                     await asyncio.sleep(0)
         return api.PoliciesReply(policies=states)
+
+    async def _test_policy(self, request: api.TestPolicy) -> api.TestPolicyReply:
+        adapter = self._adapters.require(request.adapter)
+        engine = adapter.require_inline()
+        flow = values.flow_of(request)
+        direction = Direction(request.direction or "out")
+        judgement = engine.judge(direction, flow, fragment=flow.source_port < 0)
+        return values.judgement_message(adapter.name, direction, flow, judgement, engine)
 
     async def _set_policy_default(self, request: api.SetPolicyDefault) -> api.PolicyDefaultsReply:
         chosen = [adapter for adapter, _ in self._with_policies(request.adapter)]

@@ -10,12 +10,24 @@ from ipaddress import ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, TypeVar
 
-from vnic.control.interface import DropEvent, Policy, Sa, SaName, SaState, Template
+from vnic.control.interface import (
+    DropEvent,
+    DropReasonText,
+    Policy,
+    Sa,
+    SaName,
+    SaState,
+    Template,
+    TestedTemplate,
+    TestPolicy,
+    TestPolicyReply,
+    VerdictWord,
+)
 from vnic.control.interface import Lifetime as LifetimeMessage
 from vnic.control.interface import Selector as SelectorMessage
 from vnic.daemon.hardware import hardware_of as hardware_of
 from vnic.daemon.hardware import keywords_of as keywords_of
-from vnic.engine.contract import EngineEvent, SaReport
+from vnic.engine.contract import Engine, EngineEvent, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec import policy as spd
 from vnic.ipsec.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, Encryption, Integrity
@@ -28,6 +40,7 @@ from vnic.ipsec.association import (
     SaId,
     SecurityAssociation,
 )
+from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS
@@ -272,20 +285,111 @@ def policy_message(entry: PolicyEntry) -> Policy:
         direction=entry.direction.value,
         selector=selector_message(entry.selector),
         action=entry.action.value,
-        templates=[
-            Template(
-                proto=_protocol_word(one.protocol),
-                mode=one.mode.value,
-                src=None if one.source is None else str(ip_address(one.source)),
-                dst=None if one.destination is None else str(ip_address(one.destination)),
-                reqid=one.reqid,
-                spi=one.spi,
-            )
-            for one in entry.templates
-        ],
+        templates=[template_message(one) for one in entry.templates],
         priority=entry.priority,
         index=entry.index,
     )
+
+
+def template_message(one: spd.Template) -> Template:
+    """Write a template."""
+    return Template(
+        proto=_protocol_word(one.protocol),
+        mode=one.mode.value,
+        src=None if one.source is None else str(ip_address(one.source)),
+        dst=None if one.destination is None else str(ip_address(one.destination)),
+        reqid=one.reqid,
+        spi=one.spi,
+    )
+
+
+_CLIENT_PORT = 49152
+"""First of the dynamic ports (RFC 6335 §6)."""
+
+
+def flow_of(request: TestPolicy) -> spd.FlowKey:
+    """Read the packet that a test of policy is about.
+
+    Raises:
+        RequestError: an address, protocol or port cannot be read, or the addresses are of two families.
+    """
+    source, destination = address_of(request.src, "src"), address_of(request.dst, "dst")
+    if len(source) != len(destination):
+        raise RequestError(
+            "source and destination are of different families",
+            field="dst",
+            value=request.dst[:_SHOWN_LENGTH],
+            allowed="two IPv4 or two IPv6 addresses",
+        )
+    protocol = _number(request.proto, "proto", 255)
+    with_types = protocol in spd.PROTOCOLS_WITH_TYPES
+    given = request.sport, request.dport
+    if not with_types and protocol not in spd.PROTOCOLS_WITH_PORTS:
+        if given != (None, None):
+            raise RequestError(
+                "this protocol has no ports",
+                field="proto",
+                value=str(protocol),
+                allowed=", ".join(map(str, sorted(spd.PROTOCOLS_WITH_PORTS | spd.PROTOCOLS_WITH_TYPES))),
+            )
+        return spd.FlowKey(source, destination, protocol, spd.BEYOND_PORTS, spd.BEYOND_PORTS)
+    if given == (None, None):
+        return spd.FlowKey(source, destination, protocol, -1, -1)
+    if with_types and request.sport is None:
+        raise RequestError("a code goes with a type", field="sport", allowed="the type")
+    if protocol == spd.MOBILITY and request.dport is not None:
+        raise RequestError(
+            "a mobility header has a type and no code",
+            field="dport",
+            value=str(request.dport)[:_SHOWN_LENGTH],
+            allowed="sport: its type",
+        )
+    limit = spd.MAX_TYPE if with_types else spd.MAX_PORT
+    sport = _number(_CLIENT_PORT if request.sport is None else request.sport, "sport", limit)
+    if protocol == spd.MOBILITY:
+        return spd.FlowKey(source, destination, protocol, sport, spd.BEYOND_PORTS)
+    other = 0 if with_types else _CLIENT_PORT
+    dport = _number(other if request.dport is None else request.dport, "dport", limit)
+    return spd.FlowKey(source, destination, protocol, sport, dport)
+
+
+def judgement_message(
+    adapter: str, direction: Direction, flow: spd.FlowKey, judgement: Judgement, engine: Engine
+) -> TestPolicyReply:
+    """Write what would become of a packet."""
+    drop = judgement.drop
+    if drop is not None or judgement.action is PolicyAction.DISCARD:
+        verdict: VerdictWord = "drop"
+    else:
+        verdict = "protect" if judgement.action is PolicyAction.PROTECT else "bypass"
+    policy = None if judgement.policy is None else policy_message(judgement.policy)
+    templates = []
+    for choice in judgement.choices:
+        report = None if choice.sa is None else engine.find_sa(choice.sa)
+        templates.append(
+            TestedTemplate(
+                template=template_message(choice.template),
+                sa=None if report is None else full_name_of(report.sa),
+                handle=0 if report is None else int(report.offload_handle),
+                offload=None if report is None else report.offload.value,
+            )
+        )
+    return TestPolicyReply(
+        adapter=adapter,
+        direction=direction.value,
+        sport=_shown_port(flow.source_port),
+        dport=_shown_port(flow.destination_port),
+        verdict=verdict,
+        drop=None
+        if drop is None
+        else DropReasonText(name=drop.value, text=drop.text, xfrm_stat=drop.xfrm_stat),
+        policy=policy,
+        templates=templates,
+    )
+
+
+def _shown_port(port: int) -> int | None:
+    return port if 0 <= port <= spd.MAX_PORT else None
 
 
 def index_of(index: int | None) -> int:

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent, EventKind, SaCounters
-from vnic.ipsec.policy import Defaults, PolicyEntry, Selector
+from vnic.ipsec.judgement import Judgement
+from vnic.ipsec.policy import Defaults, FlowKey, PolicyEntry, Selector
 from vnic.miniport.configuration import FeatureState
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import Keywords
@@ -360,6 +361,15 @@ class Engine(Card, Protocol):
 
     def policies(self) -> list[PolicyEntry]:
         """All policies in the order they are looked at."""
+        ...
+
+    def judge(self, direction: Direction, flow: FlowKey, *, fragment: bool = False) -> Judgement:
+        """Say what would become of a packet, as the data path would decide now, and change nothing.
+
+        Args:
+            flow: what policy looks at; ports of -1 are those a later fragment does not show.
+            fragment: it is a fragment of several.
+        """
         ...
 
     def inner_mtu(self, wire_mtu: int) -> int:

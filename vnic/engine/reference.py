@@ -14,7 +14,8 @@ from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent
 from vnic.ipsec.drops import DropReason
-from vnic.ipsec.policy import Defaults, PolicyEntry, Selector
+from vnic.ipsec.judgement import Judgement
+from vnic.ipsec.policy import Defaults, FlowKey, PolicyEntry, Selector
 from vnic.miniport.adapter import AdapterState, MiniportAdapter
 from vnic.miniport.configuration import FeatureState
 from vnic.miniport.counter_keys import CounterKeys
@@ -362,6 +363,11 @@ class ReferenceEngine:
 
     def policies(self) -> list[PolicyEntry]:
         return self._spd.entries()
+
+    def judge(self, direction: Direction, flow: FlowKey, *, fragment: bool = False) -> Judgement:
+        if direction is Direction.INBOUND:
+            return self._inbound.judge(flow)
+        return self._outbound.judge(flow, fragment=fragment)
 
     def inner_mtu(self, wire_mtu: int) -> int:
         return self._outbound.inner_mtu(wire_mtu)

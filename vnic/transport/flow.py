@@ -11,10 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from vnic.ipsec.policy import HIDDEN_PROTOCOL, ICMP_PROTOCOLS, MOBILITY, PROTOCOLS_WITH_PORTS, FlowKey
+from vnic.ipsec.policy import (
+    BEYOND_PORTS,
+    HIDDEN_PROTOCOL,
+    ICMP_PROTOCOLS,
+    MOBILITY,
+    PROTOCOLS_WITH_PORTS,
+    FlowKey,
+)
 from vnic.packet.ip import EXTENSION_HEADERS, FRAGMENT, IPV6_LENGTH, IpHeader
-
-_BEYOND_PORTS = 0x10000
 
 _MAX_FIRSTS = 4096
 """First fragments remembered; the table starts afresh beyond."""
@@ -40,10 +45,10 @@ def flow_key(frame: bytes | bytearray, header: IpHeader) -> FlowKey:
         elif protocol == MOBILITY:
             if header.end - start >= 3:
                 source_port = frame[start + 2]
-                destination_port = _BEYOND_PORTS
+                destination_port = BEYOND_PORTS
         else:
             # A protocol without ports shows all it has; a selector with ports never names it.
-            source_port = destination_port = _BEYOND_PORTS
+            source_port = destination_port = BEYOND_PORTS
     elif header.version == 6 and protocol in EXTENSION_HEADERS:
         protocol = HIDDEN_PROTOCOL
     return FlowKey(header.source, header.destination, protocol, source_port, destination_port)

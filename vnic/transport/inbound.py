@@ -21,9 +21,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vnic.errors import PacketError
-from vnic.ipsec.association import Direction, Mode
+from vnic.ipsec.association import Direction, Mode, SaId, SecurityAssociation
 from vnic.ipsec.drops import DropReason
-from vnic.ipsec.policy import FlowKey, FragmentRule, Match, PolicyAction, PolicyEntry
+from vnic.ipsec.judgement import Judgement, TemplateChoice
+from vnic.ipsec.policy import FlowKey, FragmentRule, Match, PolicyAction, PolicyEntry, Template
 from vnic.ipsec.replay import ReplayVerdict
 from vnic.ipsec.sequence import infer_extended
 from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
@@ -262,11 +263,7 @@ class Inbound:
             policy = self._spd.lookup(Direction.INBOUND, flow)
         except Unsure:
             policy = None
-        if (
-            policy is not None
-            and policy.action is PolicyAction.BYPASS
-            and policy.selector.protocol == header.protocol
-        ):
+        if _names_ipsec(policy, header.protocol):
             return
         if header.fragment:
             raise _Dropped(DropReason.IN_FRAGMENT)
@@ -681,6 +678,36 @@ class Inbound:
             return DropReason.IN_POLICY_MISMATCH if tunnelled else None
         return None if _satisfies(layers, policy) else DropReason.IN_POLICY_MISMATCH
 
+    def judge(self, flow: FlowKey) -> Judgement:
+        """Say what would become of a packet that comes as its policy wants it: protected by SAs that fit its
+        templates, or in clear. Changes nothing."""
+        try:
+            policy = self._spd.lookup(Direction.INBOUND, flow)
+        except Unsure:
+            return Judgement(PolicyAction.DISCARD, None, DropReason.IN_FRAGMENT)
+        action = self._spd.defaults.inbound if policy is None else policy.action
+        if action is PolicyAction.PROTECT and policy is not None:
+            choices = tuple(TemplateChoice(one, self._usable(one, flow)) for one in policy.templates)
+            missing = any(choice.sa is None for choice in choices)
+            return Judgement(action, policy, DropReason.IN_NO_SA if missing else None, choices)
+        if flow.protocol in (ESP, AH) and not _names_ipsec(policy, flow.protocol):
+            return Judgement(action, policy, DropReason.IN_NO_SA)
+        discarded = action is PolicyAction.DISCARD
+        return Judgement(action, policy, DropReason.IN_POLICY_DISCARD if discarded else None)
+
+    def _usable(self, template: Template, flow: FlowKey) -> SaId | None:
+        """The newest SA whose packets of a flow satisfy a template."""
+        for state in reversed(self._sad.inbound.values()):
+            sa = state.sa
+            if (
+                sa.mode in (None, template.mode)
+                and _fits(sa, template.mode is Mode.TUNNEL, template)
+                and (template.mode is Mode.TUNNEL or sa.destination == flow.destination)
+                and (sa.selector is None or sa.selector.match(flow) is Match.YES)
+            ):
+                return sa.id
+        return None
+
     def _count(self, drop: _Dropped, frame: bytearray, now: float) -> None:
         source = destination = b""
         try:
@@ -724,15 +751,26 @@ def _satisfies(layers: tuple[_Layer, ...], policy: PolicyEntry) -> bool:
     """Whether the SAs, outermost first, are those the templates, innermost first, ask for."""
     if len(layers) != len(policy.templates):
         return False
-    for layer, template in zip(layers, reversed(policy.templates), strict=True):
-        sa = layer.state.sa
-        if (
-            sa.protocol is not template.protocol
-            or layer.tunnel != (template.mode is Mode.TUNNEL)
-            or template.reqid not in (0, sa.reqid)
-            or template.spi not in (0, sa.spi)
-            or (template.destination not in (None, sa.destination) and any(sa.destination))
-            or (template.source is not None and any(sa.source) and template.source != sa.source)
-        ):
-            return False
-    return True
+    return all(
+        _fits(layer.state.sa, layer.tunnel, template)
+        for layer, template in zip(layers, reversed(policy.templates), strict=True)
+    )
+
+
+def _fits(sa: SecurityAssociation, tunnel: bool, template: Template) -> bool:
+    """Whether a layer that an SA protected is what a template asks for."""
+    return (
+        sa.protocol is template.protocol
+        and tunnel == (template.mode is Mode.TUNNEL)
+        and template.reqid in (0, sa.reqid)
+        and template.spi in (0, sa.spi)
+        and (template.destination in (None, sa.destination) or not any(sa.destination))
+        and (template.source in (None, sa.source) or not any(sa.source))
+    )
+
+
+def _names_ipsec(policy: PolicyEntry | None, protocol: int) -> bool:
+    """Whether a policy lets packets of ESP or AH pass by name."""
+    return (
+        policy is not None and policy.action is PolicyAction.BYPASS and policy.selector.protocol == protocol
+    )

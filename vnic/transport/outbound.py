@@ -18,11 +18,13 @@ Source: RFC 4301 §5.1, §8.1.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from vnic.errors import OidError, PacketError
 from vnic.ipsec.association import Direction, IpsecProtocol, Mode
 from vnic.ipsec.counters import EngineEvent, EventKind
 from vnic.ipsec.drops import DropReason
+from vnic.ipsec.judgement import Judgement, TemplateChoice
 from vnic.ipsec.policy import FlowKey, FragmentRule, PolicyAction, PolicyEntry
 from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
@@ -195,33 +197,87 @@ class Outbound:
             policy = self._spd.lookup(Direction.OUTBOUND, flow)
         except Unsure:
             return DropReason.OUT_FRAGMENT
-        action = self._spd.defaults.outbound if policy is None else policy.action
+        action = self._action(policy)
         if action is PolicyAction.BYPASS:
             return None
         if action is PolicyAction.DISCARD or policy is None:
             return DropReason.OUT_POLICY_DISCARD
         return self._encapsulation(policy, flow)
 
-    def _encapsulation(self, policy: PolicyEntry, flow: FlowKey) -> _Verdict:
-        """Find the SAs of a policy's templates, innermost first, and who seals for them."""
+    def _action(self, policy: PolicyEntry | None) -> PolicyAction:
+        return self._spd.defaults.outbound if policy is None else policy.action
+
+    def judge(self, flow: FlowKey, *, fragment: bool = False) -> Judgement:
+        """Say what would become of a packet, as `send` would decide, and change nothing: no number is taken
+        and no SA is joined to another.
+
+        Args:
+            fragment: it is a fragment of several.
+        """
+        try:
+            policy = self._spd.lookup(Direction.OUTBOUND, flow)
+        except Unsure:
+            return Judgement(PolicyAction.DISCARD, None, DropReason.OUT_FRAGMENT)
+        action = self._action(policy)
+        if action is not PolicyAction.PROTECT or policy is None:
+            discarded = action is PolicyAction.DISCARD
+            return Judgement(action, policy, DropReason.OUT_POLICY_DISCARD if discarded else None)
+        states, _ = self._chosen(policy, flow)
+        choices = tuple(
+            TemplateChoice(template, None if state is None else state.sa.id)
+            for template, state in zip_longest(policy.templates, states)
+        )
+        return Judgement(action, policy, self._obstacle(policy, states, fragment=fragment), choices)
+
+    def _obstacle(
+        self, policy: PolicyEntry, states: list[SaState | None], *, fragment: bool
+    ) -> DropReason | None:
+        """Why a packet cannot be protected by these SAs, or None."""
+        if fragment and policy.templates[0].mode is Mode.TRANSPORT:
+            return DropReason.OUT_FRAGMENT
+        there = [state for state in states if state is not None]
+        if len(there) < len(policy.templates):
+            return DropReason.OUT_NO_SA
+        if any(state.sequence is not None and state.sequence.exhausted for state in there):
+            return DropReason.OUT_SEQUENCE_EXHAUSTED
+        if self._sad.software is None and not self._nic_may(*_portions(policy, there)):
+            return DropReason.OUT_NOT_OFFLOADED
+        return None
+
+    def _chosen(
+        self, policy: PolicyEntry, flow: FlowKey
+    ) -> tuple[list[SaState | None], tuple[bytes, bytes] | None]:
+        """Choose an SA for each template, innermost first, up to the first for which there is none; and give
+        the end points of the tunnel."""
         source, destination = flow.source, flow.destination
-        members: list[dict[IpsecProtocol, SaState]] = [{}, {}]
+        chosen: list[SaState | None] = []
         ends: tuple[bytes, bytes] | None = None
+        esp: SaState | None = None
         for template, alone in zip(policy.templates, _alone(policy), strict=True):
             if template.mode is Mode.TUNNEL:
                 assert template.source is not None
                 assert template.destination is not None
+                if ends is None:
+                    esp = None
                 source, destination = ends = template.source, template.destination
             elif template.source not in (None, source) or template.destination not in (None, destination):
                 # Transport mode ends where the packet, or the tunnel outside it, ends.
-                return DropReason.OUT_NO_SA
-            portion = members[ends is not None]
-            partner = portion.get(IpsecProtocol.ESP)
-            state = self._sad.resolve(template, source, destination, flow, partner_of=partner, alone=alone)
+                return [*chosen, None], ends
+            state = self._sad.resolve(template, source, destination, flow, partner_of=esp, alone=alone)
+            chosen.append(state)
             if state is None:
-                return DropReason.OUT_NO_SA
-            portion[template.protocol] = state
-        esp_and_ah = [(member.get(IpsecProtocol.ESP), member.get(IpsecProtocol.AH)) for member in members]
+                break
+            if template.protocol is IpsecProtocol.ESP:
+                esp = state
+        return chosen, ends
+
+    def _encapsulation(self, policy: PolicyEntry, flow: FlowKey) -> _Verdict:
+        """Find the SAs of a policy's templates, innermost first, and who seals for them."""
+        chosen, ends = self._chosen(policy, flow)
+        states = [state for state in chosen if state is not None]
+        if len(states) < len(policy.templates):
+            return DropReason.OUT_NO_SA
+        esp_and_ah = _portions(policy, states)
         if self._nic_may(*esp_and_ah):
             try:
                 transport, tunnel = (self._offloaded(*states) for states in esp_and_ah)
@@ -586,6 +642,16 @@ def _packets(frame: bytearray, header: IpHeader, layer4: int, vnet: VnetHeader) 
     ethernet = bytes(frame[: header.offset])
     for pieces in segments(frame, header, layer4, vnet.gso_size):
         yield bytearray().join((ethernet, *pieces))
+
+
+def _portions(policy: PolicyEntry, states: list[SaState]) -> list[_Members]:
+    """The ESP and the AH SA of the transport and of the tunnel portion."""
+    members: list[dict[IpsecProtocol, SaState]] = [{}, {}]
+    in_tunnel = False
+    for template, state in zip(policy.templates, states, strict=True):
+        in_tunnel = in_tunnel or template.mode is Mode.TUNNEL
+        members[in_tunnel][template.protocol] = state
+    return [(member.get(IpsecProtocol.ESP), member.get(IpsecProtocol.AH)) for member in members]
 
 
 def _alone(policy: PolicyEntry) -> list[bool]:
