@@ -261,6 +261,16 @@ POLICY_IN = api.PolicyState(
         index=2,
     ),
 )
+TESTED = api.TestPolicyReply(
+    adapter="left",
+    direction="out",
+    sport=None,
+    dport=None,
+    verdict="bypass",
+    drop=None,
+    policy=None,
+    templates=[],
+)
 DROP = api.DropCount(
     name="in_icv",
     text="the integrity check failed",
@@ -463,6 +473,7 @@ DEFAULTS: dict[type[Any], Answer] = {
     api.DeletePolicy: api.PolicyReply(adapter="left", policy=POLICY_OUT.policy),
     api.FlushPolicies: api.FlushPoliciesReply(count=1),
     api.ListPolicies: api.PoliciesReply(policies=[POLICY_OUT, POLICY_IN]),
+    api.TestPolicy: lambda request: TESTED,
     api.SetPolicyDefault: api.PolicyDefaultsReply(defaults=DEFAULTS_OF_LEFT),
     api.GetPolicyDefault: api.PolicyDefaultsReply(defaults=DEFAULTS_OF_LEFT),
     api.ListDropReasons: api.DropReasonsReply(

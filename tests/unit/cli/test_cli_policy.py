@@ -1,5 +1,7 @@
 """`vnic policy`: our own words, and those of `ip` beside them."""
 
+from dataclasses import replace
+
 import pytest
 from in_process import Command
 
@@ -77,3 +79,92 @@ def test_update_and_details(vnic: Command) -> None:
 def test_defaults_have_the_same_words(vnic: Command) -> None:
     assert vnic("policy setdefault in block").request == api.SetPolicyDefault(inbound="block")
     assert vnic("policy getdefault").out.startswith("Default policies of left:")
+
+
+TESTED = api.TestPolicyReply(
+    adapter="left",
+    direction="out",
+    sport=49152,
+    dport=443,
+    verdict="protect",
+    drop=None,
+    policy=api.Policy(
+        direction="out",
+        selector=api.Selector(src="10.1.0.0/24", dst="10.2.0.0/24", proto=6, dport=1, dport_last=1000),
+        action="protect",
+        templates=[api.Template(proto="esp", mode="tunnel", src="192.0.2.1", dst="192.0.2.2", reqid=1)],
+        priority=7,
+        index=3,
+    ),
+    templates=[
+        api.TestedTemplate(
+            template=api.Template(proto="esp", mode="tunnel", src="192.0.2.1", dst="192.0.2.2", reqid=1),
+            sa=api.SaName(dst="192.0.2.2", proto="esp", spi=0x101, direction="out", src="192.0.2.1"),
+            handle=1,
+            offload="nic",
+        )
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "members"),
+    [
+        ("tcp dport 443 dev left", {"proto": 6, "dport": 443, "adapter": "left"}),
+        ("17 sport 1 dport 2 in", {"proto": 17, "sport": 1, "dport": 2, "direction": "in"}),
+        ("icmp type 8 code 0", {"proto": 1, "sport": 8, "dport": 0}),
+        ("gre dir out", {"proto": 47, "direction": "out"}),
+    ],
+)
+def test_a_packet_to_be_tested_is_said_in_the_words_of_a_selector(
+    vnic: Command, words: str, members: dict[str, object]
+) -> None:
+    vnic.memory.answers[api.TestPolicy] = TESTED
+    request = vnic(f"policy test 10.1.0.5 10.2.0.9 {words}").request
+    assert request == api.TestPolicy(src="10.1.0.5", dst="10.2.0.9", **members)  # type: ignore[arg-type]
+
+
+def test_a_tested_packet_reads_like_this(vnic: Command) -> None:
+    vnic.memory.answers[api.TestPolicy] = TESTED
+    line = "policy test 10.1.0.5 10.2.0.9 tcp dport 443"
+    assert vnic(line).out == (
+        "protect: leaves protected\n"
+        "\tpolicy index 3 priority 7: src 10.1.0.0/24 dst 10.2.0.0/24 proto tcp dport 1-1000 "
+        "protect esp tunnel 192.0.2.1 192.0.2.2 reqid 1\n"
+        "\tesp tunnel 192.0.2.1 192.0.2.2 reqid 1: SA dst 192.0.2.2 esp spi 0x00000101 (handle 1)\n"
+    )
+    assert vnic(f"-j {line}").json["templates"][0]["sa"]["spi"] == 0x101
+    without = replace(
+        TESTED,
+        verdict="drop",
+        drop=api.DropReasonText(name="out_no_sa", text="no SA fits", xfrm_stat="XfrmOutNoStates"),
+        templates=[replace(TESTED.templates[0], sa=None, handle=0, offload=None)],
+    )
+    vnic.memory.answers[api.TestPolicy] = without
+    assert vnic(line).out.splitlines()[0] == "drop: no SA fits (out_no_sa)"
+    assert vnic(line).out.splitlines()[-1].endswith("reqid 1: no SA fits")
+    hidden = api.DropReasonText(name="out_fragment", text="a fragment", xfrm_stat="")
+    vnic.memory.answers[api.TestPolicy] = replace(without, drop=hidden, policy=None, templates=[])
+    assert vnic(line).out.endswith(
+        "\tno policy decides without the ports: say sport and dport, or type and code\n"
+    )
+    vnic.memory.answers[api.TestPolicy] = replace(
+        TESTED, direction="in", verdict="bypass", policy=None, templates=[]
+    )
+    assert vnic(line).out == "bypass: passes in clear\n\tno policy: the default of left for what comes in\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ("10.1.0.5 10.2.0.9", "proto"),
+        ("10.1.0.5 nowhere tcp", "dst"),
+        ("10.1.0.5 10.2.0.9 tcp dport 1-2", "dport"),
+        ("10.1.0.5 10.2.0.9 gre dport 1", "dport"),
+        ("10.1.0.5 10.2.0.9 tcp in out", "dir"),
+    ],
+)
+def test_a_packet_that_cannot_be_is_refused_by_name(vnic: Command, words: str, field: str) -> None:
+    result = vnic(f"-j policy test {words}")
+    assert (result.code, result.requests) == (1, [])
+    assert result.error["field"] == field

@@ -25,6 +25,7 @@ READABLE = {
     "ListAdapters",
     "ListSas",
     "ListPolicies",
+    "TestPolicy",
     "GetPolicyDefault",
     "ListDropReasons",
     "GetStatistics",

@@ -390,6 +390,42 @@ def test_many_sas_are_listed_without_holding_up_the_frames() -> None:
 # ---------------------------------------------------------------------------------------- policies
 
 
+def test_what_would_become_of_a_packet_is_told_with_policy_and_sa() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            asked = api.TestPolicy(src="10.9.0.1", dst="10.9.0.2", proto=17, dport=2)
+            nothing = await desk.call(asked)
+            assert (nothing.verdict, nothing.policy, nothing.drop) == ("bypass", None, None)
+            assert (nothing.sport, nothing.dport, nothing.direction) == (49152, 2, "out")
+            wide = replace(POLICY, selector=api.Selector(dst="0.0.0.0/0", proto=17, dport=2, dport_last=9))
+            added = (await desk.call(api.AddPolicy(policy=wide))).policy
+            without = await desk.call(asked)
+            assert without.policy == added
+            assert (without.verdict, without.drop and without.drop.name) == ("drop", "out_no_sa")
+            assert [(one.template.reqid, one.sa, one.handle) for one in without.templates] == [(7, None, 0)]
+            hidden = await desk.call(replace(asked, dport=None))
+            assert (hidden.sport, hidden.drop and hidden.drop.name) == (None, "out_fragment")
+            blocked = await desk.call(
+                replace(asked, src="10.9.0.2", dst="10.9.0.1", proto=50, dport=None, direction="in")
+            )
+            assert (blocked.verdict, blocked.sport) == ("drop", None)
+            for changes, field in (
+                ({"src": "here"}, "src"),
+                ({"dst": "::1"}, "dst"),
+                ({"proto": 256}, "proto"),
+                ({"proto": 47}, "proto"),
+                ({"dport": 65536}, "dport"),
+                ({"sport": -1}, "sport"),
+                ({"proto": 1}, "sport"),
+                ({"proto": 135, "sport": 1}, "dport"),
+                ({"proto": 58, "sport": 256}, "sport"),
+                ({"adapter": "nobody"}, "adapter"),
+            ):
+                await desk.refused(replace(asked, **changes), field)
+
+    run(work())
+
+
 def test_policy_is_added_shown_updated_and_deleted() -> None:
     async def work() -> None:
         async with Desk("left") as desk:
