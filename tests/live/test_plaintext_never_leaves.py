@@ -2,8 +2,8 @@
 sends, no frame on the wire holds the bytes that it sends.
 
 The adapters and their defaults stand in the daemon's file, so that a daemon that comes back blocks before it
-is told more. The wire is a veth that outlives the daemon; a socket of the test's own looks at every frame on it.
-The marker fills each datagram of the host, and no piece of a datagram is shorter than one marker.
+is told more. The wire is a veth that outlives the daemon; a socket of the test's own looks at every frame on
+it. The marker fills each datagram of the host, and no piece of a datagram is shorter than one marker.
 """
 
 from __future__ import annotations
