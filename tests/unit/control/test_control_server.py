@@ -55,6 +55,7 @@ NAMES |= {f"{what}Adapter": {"name": "a"} for what in ("Reset", "Pause", "Resume
 NAMES["OidRequest"] = {"adapter": "a", "oid": "0x0", "request_type": "query"}
 NAMES["CancelOidRequest"] = {"adapter": "a", "request_id": 1}
 NAMES["WatchNbls"] = {"adapter": "a"}
+NAMES["TestPolicy"] = {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": 6}
 NAMES |= {"SetWireFaults": {"name": "a"}, "ClearWireFaults": {"name": "a"}}
 NAMES["DoWireFault"] = {"name": "a", "action": "stall"}
 
