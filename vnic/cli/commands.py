@@ -35,6 +35,7 @@ ENTRIES = (
     Entry("sa", "security associations, in short words", "sa", "SA"),
     Entry("policy", "security policies, in short words", "policy", "POLICY"),
     Entry("stats", "counters and drop reasons", "stats", "STATS"),
+    Entry("mtu", "how large packets may be", "mtu", "MTU"),
     Entry("caps", "what the NIC can do", "caps", "CAPS"),
     Entry("oid", "NDIS requests in their binary form", "oid", "OID"),
     Entry("nbl", "frames with their out-of-band information", "nbl", "NBL"),

@@ -1107,6 +1107,52 @@ class PoliciesReply:
 
 
 @value
+class SaMtu:
+    """How large the packets of one outbound SA may be, in bytes."""
+
+    sa: SaName
+    mode: ModeWord | None
+    path_mtu: int
+    """Largest IP packet that gets to the far end, as far as is known."""
+    path_known_s: float | None
+    """Seconds until what the wire told of the path is forgotten; null: it told nothing."""
+    overhead: int
+    """What the SA adds to the largest packet."""
+    mtu: int
+    """Largest IP packet it can carry, where no other SA protects it too."""
+
+
+@value
+class PolicyMtu:
+    """How large the packets of one outbound policy may be, in bytes, by the wire's MTU."""
+
+    index: int
+    selector: Selector
+    overhead: int
+    """What all its SAs add to the largest packet."""
+    mtu: int
+
+
+@value
+class AdapterMtu:
+    """How large packets of one adapter may be, in bytes."""
+
+    adapter: str
+    wire_mtu: int
+    mtu: int
+    """What fits under every policy; the TAP's, unless that was fixed."""
+    policies: list[PolicyMtu]
+    sas: list[SaMtu]
+
+
+@value
+class MtusReply:
+    """How large packets may be, of every adapter asked for."""
+
+    adapters: list[AdapterMtu]
+
+
+@value
 class PolicyDefaultsReply:
     """The defaults of every adapter asked for."""
 
@@ -1355,6 +1401,18 @@ class WatchNbls(Call[NblReply]):
 
 
 @call
+class GetMtus(Call[MtusReply]):
+    """Show how large packets may be under each outbound policy and SA, of one adapter if named.
+
+    One answer holds up to 10,000 policies and SAs; a call that has more is refused.
+    """
+
+    reader = True
+
+    adapter: str | None = None
+
+
+@call
 class ListDropReasons(Call[DropReasonsReply]):
     """Show every reason for which a frame is not passed on."""
 
@@ -1439,6 +1497,7 @@ CALLS: tuple[type[Call[Any]], ...] = (
     TestPolicy,
     SetPolicyDefault,
     GetPolicyDefault,
+    GetMtus,
     ListDropReasons,
     GetStatistics,
     GetCapabilities,

@@ -103,6 +103,7 @@ class Handlers:
             api.TestPolicy: self._test_policy,
             api.SetPolicyDefault: self._set_policy_default,
             api.GetPolicyDefault: self._get_policy_default,
+            api.GetMtus: self._get_mtus,
             api.ListDropReasons: self._list_drop_reasons,
             api.GetStatistics: self._get_statistics,
             api.GetCapabilities: self._get_capabilities,
@@ -526,6 +527,21 @@ class Handlers:
     async def _get_policy_default(self, request: api.GetPolicyDefault) -> api.PolicyDefaultsReply:
         chosen = [adapter for adapter, _ in self._with_policies(request.adapter)]
         return api.PolicyDefaultsReply(defaults=[reports.policy_default(adapter) for adapter in chosen])
+
+    async def _get_mtus(self, request: api.GetMtus) -> api.MtusReply:
+        chosen = self._with_policies(request.adapter)
+        count = sum(engine.sa_count + len(engine.policies()) for _, engine in chosen)
+        if count > reports.SAS_A_MESSAGE:
+            raise RequestError(
+                f"{count} policies and SAs are too many for one answer",
+                field="adapter",
+                value=request.adapter or "",
+                allowed=f"adapters with up to {reports.SAS_A_MESSAGE}",
+            )
+        now = self._about.clock()
+        return api.MtusReply(
+            adapters=[await reports.adapter_mtu(adapter, engine, now) for adapter, engine in chosen]
+        )
 
     def _tell_policy(self, kind: api.EventWord, adapter: Adapter, entry: PolicyEntry) -> None:
         what = kind.removeprefix("policy_")

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from vnic.control.interface import (
     AdapterCapabilities,
+    AdapterMtu,
     AdapterState,
     AdapterStatistics,
     AlgorithmCapability,
@@ -23,7 +24,9 @@ from vnic.control.interface import (
     NdisCapabilities,
     PlaceWord,
     PolicyDefault,
+    PolicyMtu,
     PortStatistics,
+    SaMtu,
     SaState,
     TapState,
     V1State,
@@ -31,10 +34,11 @@ from vnic.control.interface import (
 )
 from vnic.daemon.adapters import Adapter, Adapters
 from vnic.daemon.hardware import feature_name, keywords_message
-from vnic.daemon.values import sa_state
-from vnic.engine.contract import CardCounters, SaReport
+from vnic.daemon.values import full_name_of, sa_state, selector_message
+from vnic.engine.contract import CardCounters, Engine, SaReport
 from vnic.errors import VnicError
 from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES, Encryption, Integrity
+from vnic.ipsec.association import Direction
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.policy import PolicyAction
 from vnic.ports.base import Port, PortCounters
@@ -171,6 +175,50 @@ async def sa_states(
     """Describe the SAs of one adapter, as `sa_reports` gives them."""
     async for report in sa_reports(adapter):
         yield sa_state(adapter.name, report, wall, reveal_keys=reveal_keys)
+
+
+async def adapter_mtu(adapter: Adapter, engine: Engine, now: float) -> AdapterMtu:
+    """Say how large packets of one adapter may be.
+
+    Args:
+        now: monotonic seconds.
+    """
+    wire_mtu = engine.wire_mtu
+    policies = []
+    for number, entry in enumerate(engine.policies()):
+        if number % _SAS_A_TURN == _SAS_A_TURN - 1:
+            await asyncio.sleep(0)
+        if entry.direction is Direction.OUTBOUND and entry.action is PolicyAction.PROTECT:
+            mtu = engine.policy_mtu(entry)
+            policies.append(
+                PolicyMtu(
+                    index=entry.index,
+                    selector=selector_message(entry.selector),
+                    overhead=wire_mtu - mtu,
+                    mtu=mtu,
+                )
+            )
+    sas = []
+    async for report in sa_reports(adapter):
+        one = engine.sa_mtu(report.sa.id, now)
+        if one is not None:
+            sas.append(
+                SaMtu(
+                    sa=full_name_of(one.sa),
+                    mode=None if one.sa.mode is None else one.sa.mode.value,
+                    path_mtu=one.path_mtu,
+                    path_known_s=one.known_for or None,
+                    overhead=one.path_mtu - one.mtu,
+                    mtu=one.mtu,
+                )
+            )
+    return AdapterMtu(
+        adapter=adapter.name,
+        wire_mtu=wire_mtu,
+        mtu=engine.inner_mtu(wire_mtu),
+        policies=policies,
+        sas=sas,
+    )
 
 
 def policy_default(adapter: Adapter) -> PolicyDefault:

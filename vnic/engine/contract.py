@@ -36,6 +36,7 @@ __all__ = [
     "Outcome",
     "RandomSource",
     "SaCounters",
+    "SaMtu",
     "SaReport",
 ]
 
@@ -60,6 +61,19 @@ class Offload(Enum):
     SOFTWARE = "software"
     NONE = "none"
     """Nobody: what it should protect is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaMtu:
+    """How large packets of one outbound SA may be, in bytes."""
+
+    sa: SecurityAssociation
+    path_mtu: int
+    """Largest IP packet that gets to the far end, as far as is known."""
+    known_for: float
+    """Seconds until what the wire told of the path is forgotten; 0: it told nothing."""
+    mtu: int
+    """Largest IP packet that the SA alone can carry."""
 
 
 Observer = Callable[[list[NetBuffer]], None]
@@ -305,6 +319,14 @@ class Engine(Card, Protocol):
 
     def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
         """Take frames from the wire. Drops are counted, never raised."""
+        ...
+
+    def sa_mtu(self, sa: SaId, now: float) -> SaMtu | None:
+        """How large the packets of an outbound SA may be; None: there is no such SA."""
+        ...
+
+    def policy_mtu(self, policy: PolicyEntry) -> int:
+        """Largest IP packet of the host that fits the wire under one outbound policy that protects."""
         ...
 
     @property

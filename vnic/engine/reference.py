@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
 
-from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaReport
+from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaMtu, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent
@@ -271,6 +271,16 @@ class ReferenceEngine:
         if self._lifetimes.ending:
             self._lifetimes.flush()
         return Outcome(host=host)
+
+    def sa_mtu(self, sa: SaId, now: float) -> SaMtu | None:
+        state = self._sad.table.get(sa)
+        if state is None or state.sequence is None:
+            return None
+        mtu, path_mtu, known_for = self._outbound.sa_mtu(state, now)
+        return SaMtu(state.sa, path_mtu, known_for, mtu)
+
+    def policy_mtu(self, policy: PolicyEntry) -> int:
+        return self._outbound.policy_mtu(policy)
 
     @property
     def enforce_cipher_limits(self) -> bool:

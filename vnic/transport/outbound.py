@@ -30,7 +30,7 @@ from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
 from vnic.packet.icmp import is_neighbour_discovery
-from vnic.packet.ip import UDP, IpHeader, parse_ip
+from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, parse_ip
 from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
@@ -48,6 +48,7 @@ from vnic.transport.segmentation import (
     segment_size,
     segments,
 )
+from vnic.transport.sizes import shape_of
 from vnic.transport.spd import Spd, Unsure
 from vnic.transport.state import SaState
 
@@ -623,6 +624,20 @@ class Outbound:
         A template without an SA yet counts with the largest sizes of its protocol.
         """
         return self._rooms.smallest(wire_mtu)
+
+    def policy_mtu(self, policy: PolicyEntry) -> int:
+        """Largest IP packet of the host that fits the wire under one outbound policy that protects."""
+        return self._rooms.room(policy, self.wire_mtu)
+
+    def sa_mtu(self, state: SaState, now: float) -> tuple[int, int, float]:
+        """Largest IP packet that an outbound SA alone can carry, its path MTU, and for how many seconds
+        that is known yet (0: it is that of the wire)."""
+        sa = state.sa
+        path_mtu = self._paths.smallest([state], self.wire_mtu, now)
+        _, until = self._paths.known.get(state, (0, now))
+        header = IPV6_LENGTH if sa.ipv6 else IPV4_LENGTH
+        mtu = shape_of(sa).room(path_mtu - header)
+        return mtu + (header if sa.mode is Mode.TRANSPORT else 0), path_mtu, until - now
 
 
 def _names_ports(policy: PolicyEntry, portions: list[_Members]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from vnic.ipsec.association import IpsecProtocol, Mode
-from vnic.ipsec.policy import Template
+from vnic.ipsec.policy import PolicyEntry, Template
 from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH
 from vnic.transport.sad import Sad
 from vnic.transport.spd import Protection, Spd
@@ -47,6 +47,14 @@ class Rooms:
                 if protection in self._spd.protections:
                     self._keep(protection)
         return min(min(self._count, default=wire_mtu), wire_mtu)
+
+    def room(self, policy: PolicyEntry, wire_mtu: int) -> int:
+        """The largest packet that fits `wire_mtu` under one outbound policy that protects."""
+        self.smallest(wire_mtu)
+        version = 6 if len(policy.selector.source.address) == 16 else 4
+        protection = Protection(version, policy.templates)
+        room = self._rooms.get(protection)
+        return min(self._room(protection) if room is None else room, wire_mtu)
 
     def _begin(self, wire_mtu: int) -> None:
         self._wire_mtu = wire_mtu

@@ -482,6 +482,30 @@ DEFAULTS: dict[type[Any], Answer] = {
             api.DropReasonText(name="out_too_big", text="too big", xfrm_stat=""),
         ]
     ),
+    api.GetMtus: api.MtusReply(
+        adapters=[
+            api.AdapterMtu(
+                adapter="left",
+                wire_mtu=1500,
+                mtu=1446,
+                policies=[
+                    api.PolicyMtu(index=1, selector=POLICY_OUT.policy.selector, overhead=54, mtu=1446),
+                ],
+                sas=[
+                    api.SaMtu(
+                        sa=api.SaName(
+                            dst="192.0.2.2", proto="esp", spi=0x201, direction="out", src="192.0.2.1"
+                        ),
+                        mode="tunnel",
+                        path_mtu=1300,
+                        path_known_s=599.6,
+                        overhead=54,
+                        mtu=1246,
+                    )
+                ],
+            )
+        ]
+    ),
     api.GetStatistics: api.StatisticsReply(adapters=[STATISTICS]),
     api.GetCapabilities: api.CapabilitiesReply(adapters=[CAPABILITIES]),
     api.ExportKeys: api.KeysReply(lines=['"IPv4","192.0.2.1"', '"IPv6","2001:db8::2"']),

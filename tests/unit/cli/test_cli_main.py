@@ -134,6 +134,7 @@ def snapshot(name: str) -> str:
         ("xfrm policy", "policies"),
         ("-br policy", "policies-brief"),
         ("stats", "statistics"),
+        ("mtu", "mtu"),
         ("daemon", "daemon"),
     ],
 )
@@ -187,13 +188,14 @@ def test_a_capability_that_receive_waits_for_says_so(vnic: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["-br sa", "-br policy", "-br stats", "sa", "policy", "stats", "caps", "adapter"]
+    "line", ["-br sa", "-br policy", "-br stats", "sa", "policy", "stats", "mtu", "caps", "adapter"]
 )
 def test_nothing_is_no_line(vnic: Command, line: str) -> None:
     vnic.memory.answers |= {
         api.ListSas: api.SasReply(sas=[]),
         api.ListPolicies: api.PoliciesReply(policies=[]),
         api.GetStatistics: api.StatisticsReply(adapters=[]),
+        api.GetMtus: api.MtusReply(adapters=[]),
         api.GetCapabilities: api.CapabilitiesReply(adapters=[]),
         api.ListAdapters: api.AdaptersReply(adapters=[]),
     }

@@ -27,6 +27,7 @@ READABLE = {
     "ListPolicies",
     "TestPolicy",
     "GetPolicyDefault",
+    "GetMtus",
     "ListDropReasons",
     "GetStatistics",
     "GetCapabilities",

@@ -7,7 +7,14 @@ import asyncio
 import pytest
 from daemon_fakes import FakeEngine, FakePort, run, settle
 from scapy.layers.inet import IP
-from transport_lab import FAR, IN, NEAR, TUNNEL, association, frame_of
+from transport_lab import (
+    FAR,
+    IN,
+    NEAR,
+    TUNNEL,
+    association,
+    frame_of,
+)
 
 from vnic.daemon.forwarder import Forwarder
 from vnic.engine.contract import EngineEvent

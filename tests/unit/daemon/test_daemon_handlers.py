@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import pytest
 from daemon_fakes import World, run
 from nic_frames import CBC_SHA1, add_request
+from transport_lab import ANY, ESP, FAR, NEAR, OUT, TUNNEL, association, policy, selector, template
 
 from vnic.control import interface as api
 from vnic.daemon.handlers import About, Handlers
 from vnic.errors import OidError, PortError, RequestError
 from vnic.ipsec.algorithms import ENCRYPTIONS, INTEGRITIES
+from vnic.ipsec.association import Direction
 from vnic.ipsec.drops import DropReason
 from vnic.ndis.status import NdisStatus
 from vnic.ndis.structs import pack_add_sa
@@ -805,5 +807,26 @@ def test_telling_of_a_long_list_of_sas_lets_the_frames_pass() -> None:
             passing.cancel()
             assert len(reply.handles) == len(desk.world.events.all) == 500
             assert max(now - before for before, now in pairwise([*heard, 500])) <= 64
+
+    run(work())
+
+
+def test_sizes_of_policies_and_sas_are_told() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            adapter = desk.world.adapters.require("left").require_inline()
+            adapter.add_policy(policy(OUT, ANY, template(ESP, TUNNEL, NEAR, FAR)))
+            adapter.add_policy(policy(OUT, selector(protocol=17)))
+            adapter.add_sa(association(OUT, TUNNEL, NEAR, FAR), 0.0)
+            adapter.add_sa(association(Direction.INBOUND, TUNNEL, FAR, NEAR), 0.0)
+            left, right = (await desk.call(api.GetMtus())).adapters
+            assert (left.wire_mtu, left.mtu) == (1500, 1446)
+            assert [(one.overhead, one.mtu) for one in left.policies] == [(54, 1446)]
+            ((name, rest),) = [(one.sa, one) for one in left.sas]
+            assert (name.dst, name.direction, rest.mode) == (FAR, "out", "tunnel")
+            assert (rest.path_mtu, rest.path_known_s, rest.overhead, rest.mtu) == (1500, None, 54, 1446)
+            assert (right.policies, right.sas, right.mtu) == ([], [], 1500)
+            (one,) = (await desk.call(api.GetMtus(adapter="right"))).adapters
+            assert one.adapter == "right"
 
     run(work())

@@ -253,3 +253,19 @@ def test_policy_that_drops_icmp_keeps_the_wire_from_telling() -> None:
     card.set_defaults(Defaults(inbound=PolicyAction.DISCARD))
     assert tell(card, too_big(sealed, 1300)) == "in_policy_discard"
     assert told(card) == 0
+
+
+def test_mtu_of_each_sa_and_policy_can_be_asked_for() -> None:
+    card = card_of()
+    name = association(OUT, TUNNEL, NEAR, FAR).id
+    one = card.sa_mtu(name, 1.0)
+    assert one is not None
+    assert (one.path_mtu, one.known_for, one.mtu) == (1500, 0.0, 1446)
+    (sealed,) = sent(card)
+    assert tell(card, too_big(sealed, 1300), now=10.0) == "learned"
+    one = card.sa_mtu(name, 110.0)
+    assert one is not None
+    assert (one.path_mtu, one.known_for, one.mtu) == (1300, 500.0, 1246)
+    assert {card.policy_mtu(entry) for entry in card.policies()} == {1446}
+    card.delete_sa(name)
+    assert card.sa_mtu(name, 1.0) is None
