@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 import pytest
-from card import GCM, LEFT, RIGHT, Layer, Monitor, Pair
-from traffic import ping, wait_until
+from card import GCM, LEFT, RIGHT, Association, Layer, Monitor, Pair
+from traffic import Datagrams, Stream, ping, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -65,3 +66,32 @@ def test_packets_and_bytes_end_an_sa_at_the_packet(clean_pair: Pair, adapter: st
         assert heard(monitor, "sa_expired", adapter, spi)["limit"] == "byte-hard"
     assert wait_until(lambda: (adapter, spi) not in pair.daemon.sas())
     assert pair.daemon.drops(adapter)["out_sa_expired" if direction == "out" else "in_sa_expired"] >= 1
+
+
+def test_new_keys_in_the_order_of_the_guide_cost_no_packet(clean_pair: Pair) -> None:
+    pair = clean_pair
+    old = {sender: sas[0] for sender, sas in pair.protect([Layer(GCM, "tunnel")]).items()}
+    receivers = {LEFT: RIGHT, RIGHT: LEFT}
+    before = pair.drops()
+    with (
+        Stream(pair.left, pair.right, b"marker of new keys") as stream,
+        Datagrams(pair.left, pair.right, 4) as datagrams,
+    ):
+        for _ in range(20):
+            new = {
+                sender: Association(sa.suite, sa.mode, sa.source, sa.destination, reqid=sa.reqid)
+                for sender, sa in old.items()
+            }
+            pair.daemon.batch(*(sa.add(receivers[sender], "in") for sender, sa in new.items()))
+            pair.daemon.batch(*(sa.add(sender, "out") for sender, sa in new.items()))
+            assert datagrams.changed([os.urandom(1000)] * 20) == []
+            # Nothing that the old ones sealed is on the way any more.
+            pair.daemon.batch(*(sa.delete(name) for sa in old.values() for name in (LEFT, RIGHT)))
+            old = new
+        assert stream.flows()
+        assert not stream.wrong
+    assert pair.drops() == before
+    for sender, receiver in receivers.items():
+        shown = pair.daemon.sas()
+        sealed, opened = (shown[one, old[sender].spi]["packets"] for one in (sender, receiver))
+        assert sealed == opened > 0
