@@ -116,3 +116,25 @@ def test_packets_too_big_for_the_wire_once_protected_end_counted_and_not_in_clea
         assert pair.drops().get(RIGHT, {}).get("out_too_big", 0) == 0
     finally:
         pair.daemon.vnic("adapter", "set", LEFT, "mtu", "default")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_host_learns_from_the_card_what_fits_and_big_transfers_go_on(clean_pair: Pair, version: int) -> None:
+    """The kernel of the host takes the card's ICMP for true, whatever MTU was set on the TAP."""
+    pair = clean_pair
+    pair.daemon.vnic("adapter", "set", LEFT, "mtu", "1500")
+    pair.daemon.vnic("adapter", "set", RIGHT, "mtu", "1500")
+    pair.protect([Layer(GCM, "tunnel")], version, version)
+    try:
+        far = pair.right.addresses[version]
+        asked = ("ping", "-n", "-c", "2", "-i", "0.3", "-W", "1", "-M", "do", "-s", "1440", far)
+        said = pair.left.namespace.run(*asked, check=False)
+        text = (said.stdout + said.stderr).lower()
+        assert "mtu" in text
+        assert str(1446 if version == 4 else 1426) in text
+        assert pair.daemon.statistics(LEFT)["card"]["tx_too_big_answered"] >= 1
+        payload = os.urandom(1 << 20)
+        assert tcp(pair.left, pair.right, version, payload) == digest(payload)
+    finally:
+        pair.daemon.vnic("adapter", "set", LEFT, "mtu", "default")
+        pair.daemon.vnic("adapter", "set", RIGHT, "mtu", "default")
