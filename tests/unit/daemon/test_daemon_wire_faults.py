@@ -22,6 +22,13 @@ from vnic.ndis.status import NdisStatus
 T = TypeVar("T")
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what timers of a busy machine bring late."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 class Bench:
     """Two adapters on a link, or one on a device."""
 
@@ -183,8 +190,7 @@ def test_delayed_frames_come_by_themselves_on_any_wire_and_loop(
             (state, *_) = (await bench.call(api.ListAdapters(name="left"))).adapters
             assert [one.waiting for one in state.wire_faults] == [5, 5]
             bench.world.now += 0.021
-            await asyncio.sleep(0.05)
-            assert [len(bench.port(name).sent) for name in (far, "tap0")] == [5, 5]
+            await until(lambda: [len(bench.port(name).sent) for name in (far, "tap0")] == [5, 5])
             assert bench.adapter().forwarder.errors == 0
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -321,8 +327,7 @@ def test_faults_stay_when_the_wire_is_changed() -> None:
             bench.world.now += 1.0
             await bench.passes(2, "tap0", "eth5")
             bench.world.now += 1.0
-            await asyncio.sleep(0.02)
-            assert len(bench.port("eth5").sent) == 2 * (3 + 2)
+            await until(lambda: len(bench.port("eth5").sent) == 2 * (3 + 2))
 
     run(work())
 
@@ -334,8 +339,7 @@ def test_a_device_that_breaks_while_frames_wait_fails_the_adapter_alone() -> Non
             await bench.passes(3, "tap0", "eth1")
             bench.port("eth1").send_failure = PortError("eth1 is gone")
             bench.world.now += 1.0
-            await asyncio.sleep(0.02)
-            assert bench.adapter().failure == "eth1 is gone"
+            await until(lambda: bench.adapter().failure == "eth1 is gone")
             with pytest.raises(RequestError):
                 await bench.clear()
 
@@ -465,7 +469,7 @@ def test_an_external_transport_has_the_same_wire(tmp_path: Path) -> None:
             bench.port("eth9").arrive(FRAME)
             await settle()
             bench.world.now += 1.0
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.2)
             (statistics,) = (await bench.call(api.GetStatistics(adapter="bare"))).adapters
             counts = {one.name: one.packets for one in statistics.drops}
             assert counts == {"fault_loss": 2, "nbl_no_driver": 1}
