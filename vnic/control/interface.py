@@ -687,6 +687,12 @@ class DropEvent:
     sequence_number: int
     suppressed: int
     """Events of the same kind left out since the last one."""
+    proto: ProtocolWord | None
+    """ESP or AH, as the packet or its SA has it; null where it is neither."""
+    spi: int | None
+    """As the packet names it, also where there is no such SA."""
+    flow_label: int
+    """Of the IPv6 header that stands in clear; 0 for IPv4."""
 
 
 @value

@@ -33,9 +33,10 @@ from vnic.daemon.filler import Filler
 from vnic.daemon.forwarder import Forwarder
 from vnic.daemon.host import Host, TapDevice, Watch
 from vnic.daemon.icv import finder
+from vnic.daemon.journal import Journal
 from vnic.daemon.requests import OidRequests, SliceTurns
 from vnic.daemon.settings import NO_WIRE
-from vnic.daemon.values import drop_event, name_of
+from vnic.daemon.values import audit_fields, drop_event, name_of
 from vnic.daemon.wire_faults import WireFaults
 from vnic.engine.contract import Card, Engine, EngineEvent, EventKind, ExternalCard
 from vnic.errors import OidError, RequestError
@@ -73,6 +74,8 @@ class Surroundings:
     nbl_directory: str = "/run/vnic"
     """Where NBL sockets are made that are given no path."""
     host_switches: HostSwitches = field(default_factory=HostSwitches)
+    journal: Journal | None = None
+    """Where audit records go; None when the daemon does not run under systemd."""
 
     def may_attach(self, connection: socket.socket) -> bool:
         """Whether whoever connected to an NBL socket may be a protocol driver."""
@@ -80,6 +83,9 @@ class Surroundings:
             return self.access.role_of(peer_of(connection)) is Role.ADMINISTRATOR
         except OSError:
             return False
+
+
+_AUDITED = (EventKind.DROP, EventKind.SEQUENCE_EXHAUSTED)
 
 
 class Adapter:
@@ -511,7 +517,8 @@ class Adapter:
         subject = "" if event.sa is None else f" ({event.sa})"
         drop = drop_event(event)
         if drop is not None:
-            text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{subject}"
+            named = f" ({drop.proto} spi {drop.spi:#x})" if drop.spi is not None and not subject else subject
+            text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{named}"
         elif event.kind is EventKind.SEQUENCE_LOW:
             text = f"adapter {self.name}: {event.limit} of the sequence numbers used{subject}; rekey"
         elif event.kind is EventKind.CIPHER_LIMIT:
@@ -523,7 +530,10 @@ class Adapter:
             text = f"adapter {self.name}: {event.limit} reached{subject}; the SA is gone"
         else:
             text = f"adapter {self.name}: sequence numbers used up{subject}; rekey"
-            log.warning("%s", text)
+            if self._surroundings.journal is None:
+                log.warning("%s", text)
+        if self._surroundings.journal is not None and event.kind in _AUDITED:
+            self._surroundings.journal.audit(text, audit_fields(self.name, event))
         self._surroundings.events.tell(
             event.kind.value, text, adapter=self.name, sa=name, drop=drop, limit=event.limit or None
         )

@@ -30,6 +30,7 @@ from vnic.daemon.config import DEFAULT_PATH, Config, Control, load
 from vnic.daemon.events import Events
 from vnic.daemon.handlers import About, Handlers
 from vnic.daemon.host import Host, KernelHost
+from vnic.daemon.journal import Journal
 from vnic.daemon.memory import ease_collector
 from vnic.engine.contract import Engine
 from vnic.engine.reference import ReferenceEngine
@@ -87,6 +88,8 @@ class Daemon:
             administrators=_group(config.control.administrator_group, "administrator_group"),
             readers=_group(config.control.reader_group, "reader_group"),
         )
+        to_journal = systemd.logs_to_journal(os.environ, sys.stderr.fileno())
+        self._journal = Journal(time.monotonic) if to_journal else None
         self._adapters = Adapters(
             Surroundings(
                 host=KernelHost() if host is None else host,
@@ -97,6 +100,7 @@ class Daemon:
                 access=self._access,
                 nbl_directory=os.path.dirname(config.control.socket),
                 host_switches=config.host,
+                journal=self._journal,
             )
         )
         self._about = About(
@@ -124,6 +128,8 @@ class Daemon:
             except ControlError as error:
                 log.error("%s", error)
                 return 1
+            if self._journal is not None:
+                ending.callback(self._journal.close)
             ending.push_async_callback(self._adapters.close)
             ending.push_async_callback(server.close)
             ending.callback(self._announce_end)

@@ -413,6 +413,9 @@ def drop_event(event: EngineEvent) -> DropEvent | None:
         dst=_address_text(event.destination),
         sequence_number=event.sequence_number,
         suppressed=event.suppressed,
+        proto=None if not event.protocol else _protocol_word(IpsecProtocol(event.protocol)),
+        spi=event.spi if event.protocol else None,
+        flow_label=event.flow_label,
     )
 
 
@@ -431,6 +434,24 @@ def _lifetime(message: LifetimeMessage) -> Lifetime:
 
 def _lifetime_message(lifetime: Lifetime) -> LifetimeMessage:
     return LifetimeMessage(**{member: limit or None for member, limit in asdict(lifetime).items()})
+
+
+def audit_fields(adapter: str, event: EngineEvent) -> dict[str, object]:
+    """Write what the engine tells as the fields of an audit record."""
+    drop = event.drop
+    return {
+        "event": event.kind.value,
+        "adapter": adapter,
+        "reason": None if drop is None else drop.value,
+        "xfrm_stat": None if drop is None else drop.xfrm_stat or None,
+        "protocol": _protocol_word(IpsecProtocol(event.protocol)) if event.protocol else None,
+        "spi": f"{event.spi:#010x}" if event.protocol else None,
+        "source": _address_text(event.source) or None,
+        "destination": _address_text(event.destination) or None,
+        "sequence_number": event.sequence_number if event.protocol else None,
+        "flow_label": event.flow_label if len(event.source) == 16 else None,
+        "suppressed": event.suppressed or None,
+    }
 
 
 def _template(message: Template) -> spd.Template:

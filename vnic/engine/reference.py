@@ -296,9 +296,10 @@ class ReferenceEngine:
     def deadline(self) -> float:
         if self._miniport.state in (AdapterState.REMOVED, AdapterState.HALTED):
             return inf
-        return min(self._lifetimes.deadline, self._inbound.deadline)
+        return min(self._lifetimes.deadline, self._inbound.deadline, self._audit.deadline)
 
     def keep_time(self, now: float) -> None:
+        self._audit.keep_time(now)
         self._inbound.keep_time(now)
         if now >= self._lifetimes.next_time:
             self._lifetimes.advance(now)

@@ -45,6 +45,12 @@ class EngineEvent:
     limit: str = ""
     """The limit that was reached, by its word in `ip xfrm state`: time-soft … packet-hard; 75 % or 90 %;
     cipher-soft or cipher-hard."""
+    protocol: int = 0
+    """Of what protects the packet: ESP or AH; 0 where it is neither or not known."""
+    spi: int = 0
+    """As the packet names it, also where there is no such SA."""
+    flow_label: int = 0
+    """Of the IPv6 header that stands in clear; 0 for IPv4."""
 
 
 _NO_DROPS: Mapping[DropReason, int] = MappingProxyType({})

@@ -68,6 +68,13 @@ class IpHeader(NamedTuple):
         return self.offset + self.header_length
 
 
+def flow_label(frame: bytes | bytearray, header: IpHeader) -> int:
+    """The flow label of an IPv6 packet; 0 for IPv4."""
+    if header.version == 4:
+        return 0
+    return int.from_bytes(frame[header.offset + 1 : header.offset + 4], "big") & 0xFFFFF
+
+
 def parse_ip(frame: bytes | bytearray, offset: int, limit: int = -1) -> IpHeader:
     """Read the IP packet at `offset`.
 

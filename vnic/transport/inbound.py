@@ -46,6 +46,7 @@ from vnic.packet.ip import (
     TCP,
     UDP,
     IpHeader,
+    flow_label,
     parse_ip,
 )
 from vnic.transport.audit import Audit
@@ -710,12 +711,21 @@ class Inbound:
 
     def _count(self, drop: _Dropped, frame: bytearray, now: float) -> None:
         source = destination = b""
+        protocol = spi = label = 0
+        sequence_number = drop.sequence_number
         try:
             header = parse_ip(frame, ip_offset(frame) or len(frame))
-            source, destination = header.source, header.destination
         except PacketError:
             pass
+        else:
+            source, destination, label = header.source, header.destination, flow_label(frame, header)
+            if header.protocol in (ESP, AH) and not header.fragment_offset:
+                protocol = header.protocol
+                spi, shown = _spi_and_number(frame, header)
+                sequence_number = sequence_number or shown
         state = drop.state
+        if state is not None:
+            protocol, spi = int(state.sa.id.protocol), state.sa.spi
         self._audit.drop(
             drop.reason,
             now,
@@ -723,8 +733,21 @@ class Inbound:
             counters=None if state is None else state.counters,
             source=source,
             destination=destination,
-            sequence_number=drop.sequence_number,
+            sequence_number=sequence_number,
+            protocol=protocol,
+            spi=spi,
+            flow_label=label,
         )
+
+
+def _spi_and_number(frame: bytearray, header: IpHeader) -> tuple[int, int]:
+    """SPI and sequence number as an ESP or AH packet shows them; 0 for what it is too short for."""
+    start = header.payload_offset + (0 if header.protocol == ESP else 4)
+    if header.end < start + 8:
+        return 0, 0
+    return int.from_bytes(frame[start : start + 4], "big"), int.from_bytes(
+        frame[start + 4 : start + 8], "big"
+    )
 
 
 def _header_is_whole(frame: bytearray, header: IpHeader) -> bool:

@@ -30,7 +30,7 @@ from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
 from vnic.packet.icmp import is_neighbour_discovery
-from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, parse_ip
+from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, flow_label, parse_ip
 from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
@@ -574,7 +574,7 @@ class Outbound:
     ) -> None:
         """An SA may not be used for these packets: use another that fits, or end them."""
         if not state.ended:
-            self._exhausted(state, flow, count, now)
+            self._exhausted(state, flow, flow_label(buffer.frame, header), count, now)
             return
         self._forget_stale_verdicts()
         verdict = self._verdict(flow)
@@ -591,9 +591,12 @@ class Outbound:
             destination=flow.destination,
             sequence_number=state.sequence_number,
             count=count,
+            protocol=int(state.sa.id.protocol),
+            spi=state.sa.spi,
+            flow_label=flow_label(buffer.frame, header),
         )
 
-    def _exhausted(self, state: SaState, flow: FlowKey, count: int, now: float) -> None:
+    def _exhausted(self, state: SaState, flow: FlowKey, label: int, count: int, now: float) -> None:
         """The numbers of an SA are used up: end the packets, say so once, and look for another SA."""
         self._flows.pop(flow, None)
         self._audit.drop(
@@ -605,13 +608,25 @@ class Outbound:
             destination=flow.destination,
             sequence_number=state.sequence_number,
             count=count,
+            protocol=int(state.sa.id.protocol),
+            spi=state.sa.spi,
+            flow_label=label,
         )
         assert state.sequence is not None
         if state.exhaustion_told:
             return
         state.exhaustion_told = True
         self._audit.tell(
-            EngineEvent(EventKind.SEQUENCE_EXHAUSTED, state.sa.id, sequence_number=state.sequence_number),
+            EngineEvent(
+                EventKind.SEQUENCE_EXHAUSTED,
+                state.sa.id,
+                source=flow.source,
+                destination=flow.destination,
+                sequence_number=state.sequence_number,
+                protocol=int(state.sa.id.protocol),
+                spi=state.sa.spi,
+                flow_label=label,
+            ),
             now,
         )
 
