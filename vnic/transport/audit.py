@@ -81,6 +81,7 @@ class Audit:
         if key not in self._last and len(self._last) >= _MAX_SOURCES:
             self._tell_left_out(inf)
             self._last.clear()
+            self._left_out.clear()
         if now - last < _EVENT_INTERVAL_S or len(self._pending) >= _MAX_PENDING:
             self._last[key] = (last, suppressed + 1)
             self._left_out[key] = event
@@ -105,7 +106,7 @@ class Audit:
             if len(self._pending) >= _MAX_PENDING:
                 break
             del self._left_out[key]
-            self._last[key] = (now if now < inf else last, 0)
+            self._last[key] = (now, 0)
             self._pending.append(replace(event, suppressed=suppressed - 1))
 
     def take_events(self) -> list[EngineEvent]:

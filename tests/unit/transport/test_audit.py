@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from transport_lab import ESP, address
 
@@ -99,3 +101,32 @@ def test_memory_of_what_was_told_is_bounded_while_events_are_taken() -> None:
         audit.drop(DropReason.IN_ICV, 1.0, sa=sa(number))
         audit.take_events()
     assert len(audit._last) <= 4096
+
+
+def test_what_was_left_out_last_is_told_without_a_successor() -> None:
+    audit = Audit()
+    assert audit.deadline == inf
+    for number, now in enumerate((10.0, 10.1, 10.2, 10.3)):
+        audit.drop(DropReason.IN_ICV, now, sa=sa(), sequence_number=number)
+    assert [event.suppressed for event in audit.take_events()] == [0]
+    assert audit.deadline == pytest.approx(11.1)
+    audit.keep_time(11.0)
+    assert audit.take_events() == []
+    audit.keep_time(11.1)
+    (event,) = audit.take_events()
+    assert (event.sequence_number, event.suppressed) == (3, 2), "the newest, and two more"
+    assert audit.deadline == inf
+    audit.drop(DropReason.IN_ICV, 11.2, sa=sa(), sequence_number=9)
+    audit.keep_time(12.2)
+    assert [(one.sequence_number, one.suppressed) for one in audit.take_events()] == [(9, 0)]
+
+
+def test_no_drop_is_lost_from_the_events_numbers_of_left_out() -> None:
+    audit = Audit()
+    for number in range(20_000):
+        audit.drop(DropReason.IN_ICV, number / 1000, sa=sa(number % 3))
+        audit.keep_time(number / 1000)
+    audit.keep_time(100.0)
+    told = audit.take_events()
+    assert sum(1 + event.suppressed for event in told) == 20_000
+    assert len(told) <= 3 * 2 * 22

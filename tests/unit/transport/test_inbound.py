@@ -33,6 +33,7 @@ from transport_lab import (
     TRANSPORT,
     TUNNEL,
     Card,
+    address,
     association,
     frame_of,
     policy,
@@ -942,3 +943,31 @@ def test_memory_of_flows_is_bounded() -> None:
         assert give(card, copy, info_of(body)) is not None
     assert len(card.inbound._flows) <= 8192
     assert len(card.inbound._allowed) <= 8192
+
+
+# what is audited
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_inbound_errors_are_audited_with_spi_number_addresses_and_flow_label(family: int) -> None:
+    # RFC 4303 §3.4.2: SPI, source, destination, sequence number and, in IPv6, the flow label.
+    card = card_with([], [])
+    body = (0xABCD).to_bytes(4, "big") + (77).to_bytes(4, "big") + bytes(40)
+    if family == 4:
+        packet = IP(src=FAR, dst=NEAR, proto=50) / Raw(body)
+        ends, label = (address(FAR), address(NEAR)), 0
+    else:
+        packet = IPv6(src=FAR6, dst=NEAR6, nh=50, fl=0xABCDE) / Raw(body)
+        ends, label = (address(FAR6), address(NEAR6)), 0xABCDE
+    refused(card, packet, None, "in_no_sa")
+    (event,) = card.audit.take_events()
+    assert (event.source, event.destination) == ends
+    assert (event.protocol, event.spi, event.sequence_number, event.flow_label) == (50, 0xABCD, 77, label)
+    assert event.sa is None
+
+
+def test_a_packet_too_short_for_a_number_is_audited_without_one() -> None:
+    card = card_with([], [])
+    refused(card, IP(src=FAR, dst=NEAR, proto=51) / Raw(bytes(6)), None, "in_no_sa")
+    (event,) = card.audit.take_events()
+    assert (event.protocol, event.spi, event.sequence_number) == (51, 0, 0)

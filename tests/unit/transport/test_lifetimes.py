@@ -147,9 +147,9 @@ def test_forged_and_replayed_packets_do_not_age_an_sa() -> None:
     forged = bytearray(frame)
     forged[-1] ^= 1
     assert cards.receive([forged] * 3) == 0
-    assert cards.right.deadline == inf
+    assert cards.right._lifetimes.deadline == inf
     assert cards.receive([bytearray(frame), bytearray(frame), bytearray(frame)], 10.0) == 1
-    assert cards.right.deadline == 15.0
+    assert cards.right._lifetimes.deadline == 15.0
     assert cards.receive(cards.send(2), 11.0) == 1
 
 
