@@ -114,7 +114,9 @@ class Guest:
             with self._console.open("wb") as console:
                 self._process = subprocess.Popen(
                     [
-                        *("ip", "netns", "exec", namespace.name, UML),
+                        *("ip", "netns", "exec", namespace.name),
+                        # Its processes end with the first of them, and that with this one.
+                        *("unshare", "--pid", "--fork", "--kill-child", UML),
                         *(f"mem={MEMORY}", f"uml_dir={directory}", "umid=guest", "noreboot"),
                         *("rootfstype=hostfs", "rootflags=/", "ro", "quiet", f"init={init}"),
                         *("con=null", "con0=null,fd:2", "ssl=null", f"ssl0=fd:{requests},fd:{answers}"),
@@ -217,8 +219,8 @@ class Guest:
 
 
 def _end_with_the_test() -> None:
-    # UML cleans up on SIGTERM, also of a test run that was killed.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Also with a test run that was killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _xstate_library(directory: Path) -> Path:
