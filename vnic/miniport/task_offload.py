@@ -1,78 +1,38 @@
 """OID_TCP_TASK_OFFLOAD: task offload as NDIS 5 asked for it, for the IPsec task.
 
-Law: bytes to capabilities and back; what a set switches is `configuration`. Little-endian.
+Law: what the NIC lists, and what it takes of a list; the layouts are `ndis.task_structs`, what a set switches
+is `configuration`.
 
-    header (28)  Version 1, Size, Reserved, OffsetFirstTask; Encapsulation, Flags, EncapsulationHeaderSize
-    task         Version 1, Size, Task, OffsetNextTask (from this task; 0: the last), TaskBufferLength, buffer
-    IPsec (24)   AH_ESP_COMBINED, TRANSPORT_TUNNEL_COMBINED, V4_OPTIONS, RESERVED; V4AH and V4ESP, a bit each
-
-Source: sheet §3.5, §2.2 (the same members, one bit each); NDIS_TASK_OFFLOAD_HEADER, NDIS_TASK_OFFLOAD and
-NDIS_TASK_IPSEC as drivers of NDIS 5 declare them.
+Source: sheet §3.5, §2.2.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from struct import Struct
 
 from vnic.errors import OidError
 from vnic.ndis.capabilities import NO_IPSEC_V1, OffloadCapabilitiesV1
-from vnic.ndis.layout import Buffer, Layout, Member
+from vnic.ndis.layout import Buffer
 from vnic.ndis.status import NdisStatus
 from vnic.ndis.structs import refuse, require_length
-
-TASK_OFFLOAD_HEADER = Layout(
-    "NDIS_TASK_OFFLOAD_HEADER",
-    28,
-    (
-        Member("Version", 0x00, "I"),
-        Member("Size", 0x04, "I"),
-        Member("Reserved", 0x08, "I"),
-        Member("OffsetFirstTask", 0x0C, "I"),
-        Member("EncapsulationFormat.Encapsulation", 0x10, "I"),
-        Member("EncapsulationFormat.Flags", 0x14, "I"),
-        Member("EncapsulationFormat.EncapsulationHeaderSize", 0x18, "I"),
-    ),
+from vnic.ndis.task_structs import (
+    ENCAPSULATION_IEEE_802_3,
+    ENCAPSULATION_UNSPECIFIED,
+    ETHERNET_HEADER_LENGTH,
+    IPSEC_TASK,
+    TASK_IPSEC,
+    TASK_OFFLOAD,
+    TASK_OFFLOAD_HEADER,
+    TASK_OFFLOAD_VERSION,
+    TaskList,
+    pack_task_offload,
 )
 
-TASK_OFFLOAD = Layout(
-    "NDIS_TASK_OFFLOAD",
-    24,
-    (
-        Member("Version", 0x00, "I"),
-        Member("Size", 0x04, "I"),
-        Member("Task", 0x08, "I"),
-        Member("OffsetNextTask", 0x0C, "I"),
-        Member("TaskBufferLength", 0x10, "I"),
-        Member("TaskBuffer", 0x14, "1s"),
-    ),
-)
-
-TASK_IPSEC = Layout(
-    "NDIS_TASK_IPSEC",
-    24,
-    (
-        Member("Supported.AH_ESP_COMBINED", 0x00, "I"),
-        Member("Supported.TRANSPORT_TUNNEL_COMBINED", 0x04, "I"),
-        Member("Supported.V4_OPTIONS", 0x08, "I"),
-        Member("Supported.RESERVED", 0x0C, "I"),
-        Member("V4AH", 0x10, "I"),
-        Member("V4ESP", 0x14, "I"),
-    ),
-)
-
-TASK_OFFLOAD_VERSION = 1
-IPSEC_TASK = 1
-"""IpSecNdisTask; 0 is TCP/IP checksums, 2 large send."""
-
-_UNSPECIFIED, _IEEE_802_3 = 0, 2
-_ETHERNET_HEADER = 14
-_FIXED_HEADER_SIZE = 0x1
 _MAX_LENGTH = 4096
 """Bytes from the start to the last task, and in it: a lying offset is not answered with gigabytes needed."""
 
 _HEADER = TASK_OFFLOAD_HEADER.struct()
-_TASK = Struct("<5I")
+_TASK = TASK_OFFLOAD.struct(last="TaskBufferLength")
 _IPSEC = TASK_IPSEC.struct()
 _TASK_BUFFER = TASK_OFFLOAD.offset_of("TaskBuffer")
 
@@ -92,23 +52,8 @@ _ESP_BITS = (
 
 
 def pack_tasks(v1: OffloadCapabilitiesV1) -> bytes:
-    """Build the answer to a query: the IPsec task with all that V1 can do."""
-    supported = [int(getattr(v1, member)) for member in _SUPPORTED]
-    ah, esp = (
-        sum(getattr(v1, member) << shift for shift, member in enumerate(bits) if member)
-        for bits in (_AH_BITS, _ESP_BITS)
-    )
-    header = _HEADER.pack(
-        TASK_OFFLOAD_VERSION,
-        _HEADER.size,
-        0,
-        _HEADER.size,
-        _IEEE_802_3,
-        _FIXED_HEADER_SIZE,
-        _ETHERNET_HEADER,
-    )
-    task = _TASK.pack(TASK_OFFLOAD_VERSION, TASK_OFFLOAD.size, IPSEC_TASK, 0, _IPSEC.size)
-    return header + task + _IPSEC.pack(*supported, 0, ah, esp)
+    """Build the answer to a query: the IPsec task with all that V1 can do, UDP-ESP left out."""
+    return bytes(pack_task_offload(TaskList(replace(v1, udp_esp=0))))
 
 
 def read_tasks(buffer: Buffer, able: OffloadCapabilitiesV1) -> OffloadCapabilitiesV1:
@@ -129,8 +74,13 @@ def read_tasks(buffer: Buffer, able: OffloadCapabilitiesV1) -> OffloadCapabiliti
         refuse("unknown version", "Version", version, str(TASK_OFFLOAD_VERSION))
     if size != _HEADER.size:
         refuse("a header has one size", "Size", size, str(_HEADER.size))
-    if (encapsulation, header_size) != (_UNSPECIFIED, _ETHERNET_HEADER) and encapsulation != _IEEE_802_3:
-        raise _unsupported("this NIC does Ethernet only", "Encapsulation", encapsulation, _IEEE_802_3)
+    if (encapsulation, header_size) != (
+        ENCAPSULATION_UNSPECIFIED,
+        ETHERNET_HEADER_LENGTH,
+    ) and encapsulation != ENCAPSULATION_IEEE_802_3:
+        raise _unsupported(
+            "this NIC does Ethernet only", "Encapsulation", encapsulation, ENCAPSULATION_IEEE_802_3
+        )
     wanted = NO_IPSEC_V1
     listed = False
     minimum = _HEADER.size
