@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from vnic.engine.card import NicCard
 from vnic.engine.contract import Added, Observer, Offload, RandomSource, SaReport
 from vnic.errors import OidError, VnicError
 from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, SaCounters
 from vnic.ipsec.drops import DropReason
 from vnic.miniport.adapter import AdapterState, MiniportAdapter
-from vnic.miniport.configuration import FeatureState
-from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
+from vnic.ndis.capabilities import TaskOffload
 from vnic.ndis.keywords import Keywords
 from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
 from vnic.ndis.oid import AddSa, DeleteSa, UpdateSa
 from vnic.ndis.oids import OidOperation, OidRequest
-from vnic.ndis.status import NdisStatus, StatusIndication
+from vnic.ndis.status import NdisStatus
 from vnic.transport.requests import PROTOCOLS, associations_of, operation_of, request_for, word_for
 from vnic.transport.state import SaState
 
@@ -127,7 +127,7 @@ class _Door:
         self._books.strike(request.handle)
 
 
-class ExternalEngine:
+class ExternalEngine(NicCard):
     """One NIC in Python for a protocol driver outside; see `engine.contract.ExternalCard`.
 
     Its reports of SAs have no counters, numbers or windows: those are the driver's.
@@ -157,8 +157,10 @@ class ExternalEngine:
         self.wire_mtu = wire_mtu
         self.send_observer: Observer | None = None
         self.receive_observer: Observer | None = None
-        self._miniport = MiniportAdapter(
-            random_source, hardware, keywords=keywords, first_handle=serial << _HANDLE_BITS | 1
+        super().__init__(
+            MiniportAdapter(
+                random_source, hardware, keywords=keywords, first_handle=serial << _HANDLE_BITS | 1
+            )
         )
         self._books = _Books()
         self._counters = CardCounters()
@@ -199,60 +201,14 @@ class ExternalEngine:
     def counters(self) -> CardCounters:
         return self._counters
 
-    @property
-    def capabilities(self) -> OffloadCapabilities:
-        return self._miniport.capabilities
-
-    @property
-    def hardware(self) -> TaskOffload:
-        return self._miniport.hardware
-
-    @property
-    def current(self) -> TaskOffload:
-        return self._miniport.current
-
-    @property
-    def keywords(self) -> Keywords:
-        return self._miniport.keywords
-
-    def features(self) -> list[FeatureState]:
-        return self._miniport.features()
-
-    def set_keywords(self, keywords: Keywords) -> None:
-        self._miniport.set_keywords(keywords)
-
     def oid_request(self, request: OidRequest, now: float) -> OidOperation:
         return self._miniport.oid_request(request, _Door(self._miniport, self._books, now))
-
-    def begin_reset(self) -> None:
-        self._miniport.begin_reset()
-
-    def end_reset(self) -> None:
-        self._miniport.end_reset()
-
-    def pause(self) -> None:
-        self._miniport.pause()
-
-    def resume(self) -> None:
-        self._miniport.resume()
 
     def restart(self, now: float) -> None:
         self._miniport.restart()
         self._books.clear()
 
-    def remove(self) -> None:
-        self._miniport.remove()
-
-    def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
-        self._miniport.set_load_balanced(load_balanced, master)
-
-    def take_indications(self) -> list[StatusIndication]:
-        return self._miniport.take_indications()
-
     # ---------------------------------------------------------------------------------- SAs
-
-    def request_sa_deletion(self, handle: OffloadHandle) -> None:
-        self._miniport.request_deletion(handle)
 
     def sas(self) -> list[SaReport]:
         return list(self.each_sa())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
 
+from vnic.engine.card import NicCard
 from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaMtu, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation
@@ -17,13 +18,12 @@ from vnic.ipsec.drops import DropReason
 from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.policy import Defaults, FlowKey, PolicyEntry, Selector
 from vnic.miniport.adapter import AdapterState, MiniportAdapter
-from vnic.miniport.configuration import FeatureState
 from vnic.miniport.counter_keys import CounterKeys
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import HostSwitches, Keywords
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle
 from vnic.ndis.oids import Oid, OidOperation, OidRequest
-from vnic.ndis.status import NdisStatus, StatusIndication
+from vnic.ndis.status import NdisStatus
 from vnic.transport.audit import Audit
 from vnic.transport.coalesce import coalesce
 from vnic.transport.inbound import Inbound
@@ -36,7 +36,7 @@ _DEFAULT_KEYWORDS = Keywords()
 _DEFAULT_HOST = HostSwitches()
 
 
-class ReferenceEngine:
+class ReferenceEngine(NicCard):
     """One card in Python; see `engine.contract.Engine` for what each call means.
 
     Args:
@@ -67,12 +67,14 @@ class ReferenceEngine:
         hardware = TaskOffload() if capabilities is None else capabilities
         counter_keys = CounterKeys(random_source)
         self._host = host
-        self._miniport = MiniportAdapter(
-            random_source,
-            hardware,
-            keywords=keywords,
-            counter_keys=counter_keys,
-            first_handle=serial << 33 | 1,
+        super().__init__(
+            MiniportAdapter(
+                random_source,
+                hardware,
+                keywords=keywords,
+                counter_keys=counter_keys,
+                first_handle=serial << 33 | 1,
+            )
         )
         self._set_encapsulation()
         self._software: MiniportAdapter | None = None
@@ -84,7 +86,6 @@ class ReferenceEngine:
                 first_handle=(serial << 33 | 1 << 32) + 1,
             )
             self._software.set_encapsulation(True, True)
-        self._stopped = False
         self.send_observer: Observer | None = None
         self.receive_observer: Observer | None = None
         self._audit = Audit()
@@ -131,28 +132,6 @@ class ReferenceEngine:
     def fragment_before(self, before: bool) -> None:
         self._outbound.fragment_before = before
 
-    @property
-    def capabilities(self) -> OffloadCapabilities:
-        return self._miniport.capabilities
-
-    @property
-    def hardware(self) -> TaskOffload:
-        return self._miniport.hardware
-
-    @property
-    def current(self) -> TaskOffload:
-        return self._miniport.current
-
-    @property
-    def keywords(self) -> Keywords:
-        return self._miniport.keywords
-
-    def features(self) -> list[FeatureState]:
-        return self._miniport.features()
-
-    def set_keywords(self, keywords: Keywords) -> None:
-        self._miniport.set_keywords(keywords)
-
     def oid_request(self, request: OidRequest, now: float) -> OidOperation:
         self._sad.now = now
         operation = self._miniport.oid_request(request, self._sad)
@@ -162,35 +141,15 @@ class ReferenceEngine:
                 self._miniport.set_encapsulation(None, None)
         return operation
 
-    def begin_reset(self) -> None:
-        self._miniport.begin_reset()
-        self._note_state()
-
-    def end_reset(self) -> None:
-        self._miniport.end_reset()
-        self._note_state()
-
-    def pause(self) -> None:
-        self._miniport.pause()
-        self._note_state()
-
-    def resume(self) -> None:
-        self._miniport.resume()
-        self._note_state()
-
     def restart(self, now: float) -> None:
         self._miniport.restart()
         self._set_encapsulation()
         self._sad.now = now
         self._sad.reoffload()
-        self._note_state()
 
-    def remove(self) -> None:
-        self._miniport.remove()
-        self._note_state()
-
-    def _note_state(self) -> None:
-        self._stopped = self._miniport.state is not AdapterState.RUNNING
+    @property
+    def _stopped(self) -> bool:
+        return self._miniport.state is not AdapterState.RUNNING
 
     def _stop(self, burst: list[NetBuffer], now: float) -> Outcome:
         """End a burst that comes while the NIC is paused, in reset or removed."""
@@ -211,15 +170,6 @@ class ReferenceEngine:
             )
         if state is AdapterState.RESETTING:
             raise OidError(resetting, "the NIC is being reset; ask again when it is done")
-
-    def set_load_balanced(self, load_balanced: bool, master: str = "") -> None:
-        self._miniport.set_load_balanced(load_balanced, master)
-
-    def take_indications(self) -> list[StatusIndication]:
-        return self._miniport.take_indications()
-
-    def request_sa_deletion(self, handle: OffloadHandle) -> None:
-        self._miniport.request_deletion(handle)
 
     @property
     def defaults(self) -> Defaults:
