@@ -80,6 +80,8 @@ pub struct OutboundSa {
     pub transform: crate::cipher::Sealer,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// Bytes of the whole AH header, with IV, ICV and padding (`vnic.transport.sizes.ah_sizes`); 0 for ESP.
+    pub ah_length: usize,
     /// Shared with Python.
     pub sequence: Arc<Sequence>,
     /// Shared with Python.

@@ -18,6 +18,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod association;
+pub mod card;
 pub mod cipher;
 pub mod frames;
 pub mod mb;

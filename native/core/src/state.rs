@@ -129,8 +129,7 @@ pub struct Window {
 impl Window {
     /// A window of `bits` packets (0: no check) that has, for all we know, seen everything up to `top`.
     pub fn new(bits: u64, top: u64) -> Self {
-        let window =
-            Self { bits, top: AtomicU64::new(top), needed: AtomicU64::new(0), ring: OnceLock::new() };
+        let window = Self { bits, top: AtomicU64::new(top), needed: AtomicU64::new(0), ring: OnceLock::new() };
         if top != 0 {
             let ring = window.ring();
             for word in ring {
@@ -179,9 +178,8 @@ impl Window {
         if number == 0 || top - number >= self.bits {
             return ReplayVerdict::TooOld;
         }
-        let seen = self.ring.get().is_some_and(|ring| {
-            ring[self.place(number >> 6)].load(Relaxed) >> (number & 63) & 1 == 1
-        });
+        let seen =
+            self.ring.get().is_some_and(|ring| ring[self.place(number >> 6)].load(Relaxed) >> (number & 63) & 1 == 1);
         if seen { ReplayVerdict::Duplicate } else { ReplayVerdict::New }
     }
 
