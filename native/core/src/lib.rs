@@ -19,8 +19,10 @@
 
 pub mod association;
 pub mod card;
+pub mod checksum;
 pub mod cipher;
 pub mod frames;
 pub mod mb;
+pub mod packet;
 pub mod punt;
 pub mod state;
