@@ -14,7 +14,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "vnic"
 
 IPSEC_VALUES = frozenset(
-    {"ipsec.algorithms", "ipsec.association", "ipsec.drops", "ipsec.lifetime", "ipsec.policy"}
+    {
+        "ipsec.algorithms",
+        "ipsec.association",
+        "ipsec.drops",
+        "ipsec.headers",
+        "ipsec.lifetime",
+        "ipsec.policy",
+    }
 )
 
 CORE = frozenset({"packet", "ipsec", "ndis", "transport", "miniport", "engine"})

@@ -14,6 +14,7 @@ from vnic.cli.render import paint, table
 from vnic.cli.selector import selector_text
 from vnic.control.interface import Sa, SaState
 from vnic.ipsec.drops import DropReason
+from vnic.ipsec.headers import DEFAULT_HOP_LIMIT
 from vnic.ipsec.lifetime import word_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def state_text(state: SaState, session: Session) -> str:
     limits = _limits(sa)
     if limits:
         lines.append(" ".join(f"limit {word} {number}" for word, number in limits.items()))
+    settings = _settings(sa)
+    if settings:
+        lines.append(settings)
     if statistics:
         lines += _statistics(state, details=session.options.details)
     handle = f" handle {state.handle:#x} by {state.offload}" if statistics else ""
@@ -80,6 +84,22 @@ def mode_text(sa: Sa) -> str:
 def _window(sa: Sa) -> str:
     flags = flag_names(sa)
     return f"replay-window {sa.replay_window or 0}" + (f" flag {' '.join(flags)}" if flags else "")
+
+
+def _settings(sa: Sa) -> str:
+    """What is set about outer headers and padding; `flag nopmtudisc` says df clear."""
+    words = []
+    if sa.df == "set":
+        words.append("df set")
+    if sa.hop_limit not in (None, DEFAULT_HOP_LIMIT):
+        words.append(f"ttl {sa.hop_limit or 'copy'}")
+    if sa.dscp is not None:
+        words.append(f"dscp {sa.dscp}")
+    if sa.flow_label is not None:
+        words.append(f"flow-label {sa.flow_label:#x}")
+    if sa.tfc_padding:
+        words.append(f"tfcpad {sa.tfc_padding}")
+    return " ".join(words)
 
 
 def _limits(sa: Sa) -> dict[str, int]:

@@ -33,6 +33,14 @@ from vnic.control.interface import (
     UpdateSa,
 )
 from vnic.errors import RequestError
+from vnic.ipsec.headers import (
+    COPY_HOP_LIMIT,
+    DEFAULT_HOP_LIMIT,
+    MAX_DSCP,
+    MAX_FLOW_LABEL,
+    MAX_HOP_LIMIT,
+    MAX_TFC_PADDING,
+)
 from vnic.ipsec.lifetime import MAX_LIMIT, word_of
 
 SMALLEST_WINDOW = 64
@@ -149,6 +157,44 @@ LIMIT = Word(
     repeated=True,
 )
 
+
+def _or_word(words: dict[str, int], low: int, high: int) -> Value:
+    """A number, or a word that stands for one."""
+    number = values.integer(low, high)
+
+    def convert(text: str, field: str) -> int:
+        return words[text] if text in words else number(text, field)
+
+    return Value(f"{{ {' | '.join(words)} | NUMBER }}", convert, tuple(words))
+
+
+_COPY = -1
+
+TFCPAD = Word(
+    "tfcpad",
+    Value("LENGTH", values.integer(0, MAX_TFC_PADDING)),
+    "pad packets inside an ESP tunnel to so many bytes, as far as the path takes them (outbound)",
+)
+OUTER_HEADER = (
+    Word("df", Choice(("copy", "set", "clear")), "DF of the outer IPv4 header; copy when it is not said"),
+    Word(
+        "ttl",
+        _or_word({"copy": COPY_HOP_LIMIT}, 1, MAX_HOP_LIMIT),
+        f"TTL or hop limit of the outer header; {DEFAULT_HOP_LIMIT} when it is not said",
+    ),
+    Word(
+        "dscp",
+        _or_word({"copy": _COPY, "clear": 0}, 0, MAX_DSCP),
+        "DSCP of the outer header; copy when it is not said",
+    ),
+    Word(
+        "flow-label",
+        _or_word({"copy": _COPY, "clear": 0}, 0, MAX_FLOW_LABEL),
+        "flow label of the outer IPv6 header; copy when it is not said",
+    ),
+)
+"""Of tunnels; `ip xfrm` has no words for them, but takes what is shown of an SA without them."""
+
 NOT_SUPPORTED = (
     Word("mark", Refusal("a card sees no packet marks", "src, dst, sel; or another adapter")),
     Word("output-mark", Refusal("a card sets no packet marks", "an SA without it")),
@@ -158,7 +204,6 @@ NOT_SUPPORTED = (
         Refusal("there are no xfrm interfaces here", "an adapter for each; offload packet dev ADAPTER"),
     ),
     Word("encap", Refusal("ESP in UDP or TCP is not built", "ESP on the wire itself")),
-    Word("tfcpad", Refusal("there is no traffic flow padding", "an SA without it")),
     Word("ctx", Refusal("there are no security contexts", "an SA without it")),
     Word("coa", Refusal("Mobile IPv6 is no work of an IPsec card", "an SA without it")),
     Word(
@@ -273,6 +318,12 @@ def _direction_by_address(session: Session, adapter: str | None, src: str, dst: 
     )
 
 
+def _number(found: Found, word: str) -> int | None:
+    """The number that a word of the outer header says; None where it is to be copied, or nothing is said."""
+    number = found.get(word, int)
+    return None if number == _COPY else number
+
+
 def lifetime_of(found: Found) -> Lifetime | None:
     """The limits that the words say, or None.
 
@@ -332,6 +383,11 @@ def sa_of(found: Found, session: Session) -> Sa:
         decap_dscp="decap-dscp" in flags or None,
         no_ecn="noecn" in flags or None,
         no_pmtu_discovery="nopmtudisc" in flags or None,
+        df=cast("Literal['copy', 'set', 'clear'] | None", found.get("df", str)),
+        hop_limit=found.get("ttl", int),
+        dscp=_number(found, "dscp"),
+        flow_label=_number(found, "flow-label"),
+        tfc_padding=found.get("tfcpad", int),
         lifetime=lifetime_of(found),
     )
 

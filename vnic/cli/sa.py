@@ -87,6 +87,8 @@ _ADD = Vocabulary(
     Word("decap-dscp", summary="copy the outer DSCP to the inner header"),
     Word("nopmtudisc", summary="clear DF on the outer header"),
     do.LIMIT,
+    do.TFCPAD,
+    *do.OUTER_HEADER,
     Word("align4", summary="AH over IPv4 padded to 4 bytes, not 8"),
     *_LONG,
     *(word for word in do.NOT_SUPPORTED if word.name != "seq"),

@@ -1,6 +1,7 @@
 """`vnic xfrm state`: the grammar of `ip xfrm state`, so that a line for it works here.
 
-Law: the words are those of iproute2; where the card cannot follow one, that word is refused by its name.
+Law: the words are those of iproute2, and those that an SA is shown with though `ip` has none; where the card
+cannot follow one, that word is refused by its name.
 
 Source: ip-xfrm(8); the order in which `ip` takes its words apart.
 """
@@ -37,6 +38,8 @@ _ADD = Vocabulary(
     Word("flag", FLAGS, "noecn, decap-dscp, nopmtudisc, align4, esn"),
     SEL,
     do.LIMIT,
+    do.TFCPAD,
+    *do.OUTER_HEADER,
     OFFLOAD,
     DEV,
     DIR,

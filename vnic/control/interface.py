@@ -38,6 +38,7 @@ NonIpWord = Literal["pass", "drop"]
 FragmentationWord = Literal["before", "after"]
 VerdictWord = Literal["protect", "bypass", "drop"]
 FragmentsWord = Literal["drop", "any", "stateful"]
+DfWord = Literal["copy", "set", "clear"]
 WireWord = Literal["none", "link", "netdev", "tap"]
 CaptureWord = Literal["off", "wire", "tap"]
 StateWord = Literal["running", "failed", "paused", "resetting", "removed"]
@@ -274,6 +275,18 @@ class Sa:
     decap_dscp: bool | None = None
     no_ecn: bool | None = None
     no_pmtu_discovery: bool | None = None
+    """The same as df clear."""
+    df: DfWord | None = None
+    """Of outer IPv4 headers; null is copy."""
+    hop_limit: int | None = None
+    """TTL or hop limit of outer headers; null is 64, 0 copies that of the packet inside."""
+    dscp: int | None = None
+    """Of outer headers; null copies."""
+    flow_label: int | None = None
+    """Of outer IPv6 headers; null copies."""
+    tfc_padding: int | None = None
+    """Out: bytes to which packets inside an ESP tunnel are padded, as far as the path takes them; null or 0:
+    they are not."""
     lifetime: Lifetime | None = None
     """Null: it lives until it is deleted."""
 

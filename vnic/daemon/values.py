@@ -40,6 +40,7 @@ from vnic.ipsec.association import (
     SaId,
     SecurityAssociation,
 )
+from vnic.ipsec.headers import DEFAULT_HOP_LIMIT, DfRule, HeaderSettings
 from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix
@@ -129,8 +130,22 @@ def sa_of(message: Sa, direction: Direction) -> SecurityAssociation:
         ah_alignment=8 if message.ah_alignment is None else message.ah_alignment,
         decap_dscp=bool(message.decap_dscp),
         no_ecn=bool(message.no_ecn),
-        no_pmtu_discovery=bool(message.no_pmtu_discovery),
+        header_settings=_header_settings(message),
         lifetime=None if message.lifetime is None else _lifetime(message.lifetime),
+    )
+
+
+def _header_settings(message: Sa) -> HeaderSettings:
+    if message.no_pmtu_discovery and message.df not in (None, "clear"):
+        raise RequestError(
+            "nopmtudisc clears DF; two rules for one bit", field="df", value=str(message.df), allowed="clear"
+        )
+    return HeaderSettings(
+        df=DfRule.CLEAR if message.no_pmtu_discovery else DfRule(message.df or "copy"),
+        hop_limit=DEFAULT_HOP_LIMIT if message.hop_limit is None else message.hop_limit,
+        dscp=message.dscp,
+        flow_label=message.flow_label,
+        tfc_padding=message.tfc_padding or 0,
     )
 
 
@@ -140,6 +155,7 @@ def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bo
     Args:
         sequence_number: the live one.
     """
+    headers = sa.header_settings
     return Sa(
         src=str(ip_address(sa.source)),
         dst=str(ip_address(sa.destination)),
@@ -160,7 +176,12 @@ def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bo
         ah_alignment=sa.ah_alignment,
         decap_dscp=sa.decap_dscp,
         no_ecn=sa.no_ecn,
-        no_pmtu_discovery=sa.no_pmtu_discovery,
+        no_pmtu_discovery=headers.df is DfRule.CLEAR,
+        df=headers.df.value,
+        hop_limit=headers.hop_limit,
+        dscp=headers.dscp,
+        flow_label=headers.flow_label,
+        tfc_padding=headers.tfc_padding,
         lifetime=None if sa.lifetime is None else _lifetime_message(sa.lifetime),
     )
 

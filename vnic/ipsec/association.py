@@ -16,6 +16,7 @@ from typing import NamedTuple, NewType
 
 from vnic.errors import RequestError
 from vnic.ipsec.algorithms import NULL, Encryption, Integrity
+from vnic.ipsec.headers import DEFAULT_HEADERS, HeaderSettings
 from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import Selector
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS, MAX_WINDOW_BITS, MIN_WINDOW_BITS
@@ -131,8 +132,8 @@ class SecurityAssociation:
     """Copy the outer DSCP to the inner header when a tunnel ends here (`flag decap-dscp`)."""
     no_ecn: bool = False
     """Leave the ECN field out of tunnel handling (`flag noecn`)."""
-    no_pmtu_discovery: bool = False
-    """Clear DF on the outer header (`flag nopmtudisc`)."""
+    header_settings: HeaderSettings = DEFAULT_HEADERS
+    """Outer headers and padding of an outbound SA; of a bundle those of the ESP SA hold."""
     lifetime: Lifetime | None = None
     """When it should be replaced and when it ends; None: never."""
     weak: tuple[str, ...] = field(default=(), compare=False)
@@ -146,6 +147,11 @@ class SecurityAssociation:
     def ipv6(self) -> bool:
         """Whether the addresses of the SA are IPv6."""
         return len(self.destination) == 16
+
+    @property
+    def default_headers(self) -> bool:
+        """Whether nothing was set about headers, outbound and inbound: all is as RFC 4301 §5.1.2 has it."""
+        return not self.no_ecn and not self.decap_dscp and self.header_settings == DEFAULT_HEADERS
 
     @property
     def iv_length(self) -> int:
@@ -171,6 +177,9 @@ class SecurityAssociation:
             self._check_ah()
         else:
             self._check_esp()
+        self.header_settings.check(
+            tunnel=self.mode is not Mode.TRANSPORT, esp=self.protocol is IpsecProtocol.ESP
+        )
         authenticator = self.encryption if self.encryption and self.encryption.combined else self.integrity
         assert authenticator is not None
         icv_length = self.icv_length or authenticator.icv_lengths[0]

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable
 
 from vnic.ipsec.association import IpsecProtocol, SecurityAssociation
+from vnic.ipsec.headers import COPY_HOP_LIMIT, DEFAULT_HEADERS, DfRule
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, TransmitInfo
 from vnic.packet.ah import AH_FIXED_LENGTH
 from vnic.packet.checksum import ones_complement_sum
@@ -24,8 +25,6 @@ from vnic.packet.ip import IPV4_IN_IP, IPV4_LENGTH, IPV6_IN_IP, IPV6_LENGTH
 from vnic.transport.sizes import ah_sizes, esp_sizes
 from vnic.transport.state import NO_HANDLE, SaState
 
-_OUTER_HOP_LIMIT = 64
-"""The kernel's default for locally made packets."""
 _ECN_MASK = 0x03
 _DONT_FRAGMENT = 0x4000
 _MAX_CACHED_HEADERS = 512
@@ -187,6 +186,7 @@ class Encapsulation:
         "_infos",
         "_outer",
         "_outer_headers",
+        "_settings",
         "_several",
         "_source",
         "ends",
@@ -210,12 +210,14 @@ class Encapsulation:
         self.names_ports = names_ports
         self.software = any(portion is not None and portion.software for portion in (transport, tunnel))
         self._infos: dict[tuple[int, int, int], TransmitInfo] = {}
-        self._outer_headers: dict[tuple[int, int, int], bytes] = {}
+        self._outer_headers: dict[tuple[int, int, int, int], bytes] = {}
         states = self.states()
         self._several = states if len(states) > 1 else []
         self._outer: SecurityAssociation | None = None
+        self._settings = DEFAULT_HEADERS
         if tunnel is not None:
             self._outer = tunnel.states()[0].sa
+            self._settings = self._outer.header_settings
             self._source, self._destination = ends or (self._outer.source, self._outer.destination)
 
     def states(self) -> list[SaState]:
@@ -244,6 +246,7 @@ class Encapsulation:
         protocol_offset: int,
         parts: list[bytes | bytearray],
         length: int,
+        pad_to: int = 0,
     ) -> NetBuffer:
         """Frame one packet; the numbers must have been taken.
 
@@ -253,6 +256,7 @@ class Encapsulation:
             protocol, protocol_offset: what follows it, and where in `ip_header` that is written.
             parts: what follows the IP header, in pieces; changed.
             length: bytes of `parts`.
+            pad_to: bytes to which the packet inside a tunnel is padded, its own length notwithstanding.
         """
         pad = 0
         next_header = protocol
@@ -267,8 +271,12 @@ class Encapsulation:
         inner_header_length = len(ip_header)
         ipv6 = ip_header[0] >> 4 == 6
         parts.insert(0, ip_header)
+        length += inner_header_length
+        if length < pad_to:
+            parts.append(bytes(pad_to - length))
+            length = pad_to
         tunnel_next = IPV6_IN_IP if ipv6 else IPV4_IN_IP
-        length, tunnel_pad = self.tunnel.wrap(parts, length + inner_header_length, tunnel_next)
+        length, tunnel_pad = self.tunnel.wrap(parts, length, tunnel_next)
         if self.transport is None:
             next_header, pad = tunnel_next, tunnel_pad
         ethernet, outer = self._outer_header(ethernet, ip_header, ipv6, length)
@@ -283,6 +291,7 @@ class Encapsulation:
         protocol: int,
         protocol_offset: int,
         ready: list[NetBuffer],
+        pad_to: int = 0,
     ) -> None:
         """Frame the segments of one superframe as `frame` does; the numbers must have been taken.
 
@@ -292,8 +301,9 @@ class Encapsulation:
         Args:
             segments: IP header, TCP or UDP header and payload of each, all of one packet.
             ready: takes the frames.
+            pad_to: as for `frame`.
         """
-        tunnel = self.tunnel if self.transport is None else None
+        tunnel = self.tunnel if self.transport is None and not pad_to else None
         if tunnel is not None and tunnel.ah is not None:
             tunnel = None
         size = -1
@@ -307,7 +317,7 @@ class Encapsulation:
                 continue
             length = len(layer4_header) + len(payload)
             buffer = self.frame(
-                ethernet, ip_header, protocol, protocol_offset, [layer4_header, payload], length
+                ethernet, ip_header, protocol, protocol_offset, [layer4_header, payload], length, pad_to
             )
             ready.append(buffer)
             if tunnel is not None and (before := self._constant_outer(ethernet, buffer.frame)):
@@ -334,6 +344,16 @@ class Encapsulation:
         if self.transport is not None:
             wire_mtu = self.transport.room(wire_mtu - ip_header_length) + ip_header_length
         return wire_mtu
+
+    def pad_to(self, path_mtu: int) -> int:
+        """Bytes to which a packet inside the tunnel is padded: as many as its SA wants and the path takes; 0
+        without padding."""
+        if not self._settings.tfc_padding:
+            return 0
+        assert self._outer is not None
+        assert self.tunnel is not None
+        room = self.tunnel.room(path_mtu - (IPV6_LENGTH if self._outer.ipv6 else IPV4_LENGTH))
+        return max(0, min(self._settings.tfc_padding, room))
 
     def _transmit_info(self, next_header: int, pad: int, ip_header_length: int) -> TransmitInfo:
         info = self._infos.get((next_header, pad, ip_header_length))
@@ -372,6 +392,7 @@ class Encapsulation:
     ) -> tuple[bytes, bytes]:
         """The Ethernet header with the outer EtherType, and the outer IP header."""
         sa = self._outer
+        settings = self._settings
         assert sa is not None
         assert self.tunnel is not None
         if inner_ipv6:
@@ -380,30 +401,46 @@ class Encapsulation:
         else:
             traffic_class = inner[1]
             flow_or_flags = inner[6] << 8 & _DONT_FRAGMENT
-        key = (payload_length, traffic_class, flow_or_flags if inner_ipv6 == sa.ipv6 else inner_ipv6)
+        hop_limit = settings.hop_limit
+        if hop_limit == COPY_HOP_LIMIT:
+            hop_limit = inner[7 if inner_ipv6 else 8]
+        if settings.dscp is not None:
+            traffic_class = settings.dscp << 2 | traffic_class & _ECN_MASK
+        key = (
+            payload_length,
+            traffic_class,
+            flow_or_flags if inner_ipv6 == sa.ipv6 else inner_ipv6,
+            hop_limit,
+        )
         header = self._outer_headers.get(key)
         if header is None:
             if sa.no_ecn:
                 traffic_class &= ~_ECN_MASK
             if sa.ipv6:
-                header = self._outer_ipv6(traffic_class, flow_or_flags if inner_ipv6 else 0, payload_length)
+                flow_label = settings.flow_label
+                if flow_label is None:
+                    flow_label = flow_or_flags if inner_ipv6 else 0
+                header = self._outer_ipv6(traffic_class, flow_label, payload_length, hop_limit)
                 self._cache(key, header)
-            elif (inner_ipv6 or flow_or_flags) and not sa.no_pmtu_discovery:
+            elif settings.df is DfRule.SET or (settings.df is DfRule.COPY and (inner_ipv6 or flow_or_flags)):
                 # An atomic datagram needs no identification (RFC 6864 §4.1).
-                header = self._outer_ipv4(traffic_class, payload_length, _DONT_FRAGMENT, 0)
+                header = self._outer_ipv4(traffic_class, payload_length, hop_limit, _DONT_FRAGMENT, 0)
                 self._cache(key, header)
             else:
-                header = self._outer_ipv4(traffic_class, payload_length, 0, self.tunnel.last_number & 0xFFFF)
+                name = self.tunnel.last_number & 0xFFFF
+                header = self._outer_ipv4(traffic_class, payload_length, hop_limit, 0, name)
         if inner_ipv6 != sa.ipv6:
             ethernet = ethernet[:-2] + (b"\x86\xdd" if sa.ipv6 else b"\x08\x00")
         return ethernet, header
 
-    def _cache(self, key: tuple[int, int, int], header: bytes) -> None:
+    def _cache(self, key: tuple[int, int, int, int], header: bytes) -> None:
         if len(self._outer_headers) >= _MAX_CACHED_HEADERS:
             self._outer_headers.clear()
         self._outer_headers[key] = header
 
-    def _outer_ipv4(self, tos: int, payload_length: int, flags: int, identification: int) -> bytes:
+    def _outer_ipv4(
+        self, tos: int, payload_length: int, hop_limit: int, flags: int, identification: int
+    ) -> bytes:
         assert self.tunnel is not None
         header = bytearray(
             _IPV4.pack(
@@ -412,7 +449,7 @@ class Encapsulation:
                 IPV4_LENGTH + payload_length,
                 identification,
                 flags,
-                _OUTER_HOP_LIMIT,
+                hop_limit,
                 self.tunnel.protocol,
                 0,
                 self._source,
@@ -422,13 +459,13 @@ class Encapsulation:
         _U16.pack_into(header, 10, 0xFFFF - ones_complement_sum(header))
         return bytes(header)
 
-    def _outer_ipv6(self, traffic_class: int, flow_label: int, payload_length: int) -> bytes:
+    def _outer_ipv6(self, traffic_class: int, flow_label: int, payload_length: int, hop_limit: int) -> bytes:
         assert self.tunnel is not None
         return _IPV6.pack(
             6 << 28 | traffic_class << 20 | flow_label,
             payload_length,
             self.tunnel.protocol,
-            _OUTER_HOP_LIMIT,
+            hop_limit,
             self._source,
             self._destination,
         )

@@ -527,12 +527,19 @@ class Outbound:
         protocol_offset = header.protocol_offset - header.offset
         if size:
             pieces = segments(frame, header, layer4, size)
-            encapsulation.frame_segments(ethernet, pieces, protocol, protocol_offset, ready)
+            pad_to = encapsulation.pad_to(path_mtu)
+            encapsulation.frame_segments(ethernet, pieces, protocol, protocol_offset, ready, pad_to)
         else:
             payload = frame[header.payload_offset : header.end]
             ip_header = bytes(frame[header.offset : header.payload_offset])
             framed = encapsulation.frame(
-                ethernet, ip_header, protocol, protocol_offset, [payload], len(payload)
+                ethernet,
+                ip_header,
+                protocol,
+                protocol_offset,
+                [payload],
+                len(payload),
+                encapsulation.pad_to(path_mtu),
             )
             if oversize and framed.frame[header.offset] >> 4 == 4:
                 outermost = encapsulation.tunnel or encapsulation.transport

@@ -151,6 +151,23 @@ def test_flags_are_words_or_a_number_of_bits(vnic: Command, flags: str, expected
     ) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", (None, None, None, None, None)),
+        ("tfcpad 1400", (None, None, None, None, 1400)),
+        ("df copy ttl copy dscp copy flow-label copy", ("copy", 0, None, None, None)),
+        ("df set ttl 255 dscp clear flow-label clear tfcpad 0", ("set", 255, 0, 0, 0)),
+        ("df clear ttl 1 dscp 0x2e flow-label 0xfffff", ("clear", 1, 46, 0xFFFFF, None)),
+    ],
+)
+def test_outer_headers_are_copied_cleared_or_set(
+    vnic: Command, words: str, expected: tuple[object, ...]
+) -> None:
+    made = sa(vnic, f"{ESP} mode tunnel aead 'rfc4106(gcm(aes))' {GCM_KEY} 128 {words}")
+    assert (made.df, made.hop_limit, made.dscp, made.flow_label, made.tfc_padding) == expected
+
+
 def test_a_selector_may_be_for_icmp(vnic: Command) -> None:
     made = sa(vnic, f"{ESP} aead 'rfc4106(gcm(aes))' {GCM_KEY} 128 sel dst 10/8 proto icmp type 8 code 0")
     assert made.selector == api.Selector(src="0.0.0.0/0", dst="10.0.0.0/8", proto=1, sport=8, dport=0)
@@ -255,7 +272,12 @@ REFUSED_WORDS = [
     ("limit byte-hard 1000 limit byte-hard 7", "limit byte-hard"),
     ("limit byte-hard -1", "limit byte-hard"),
     ("limit bytes 7", "limit"),
-    ("tfcpad 100", "tfcpad"),
+    ("tfcpad 65536", "tfcpad"),
+    ("df maybe", "df"),
+    ("ttl 0", "ttl"),
+    ("ttl 256", "ttl"),
+    ("dscp 64", "dscp"),
+    ("flow-label 0x100000", "flow-label"),
     ("ctx system_u:object_r:ipsec_spd_t:s0", "ctx"),
     ("coa 10.0.0.1", "coa"),
     ("extra-flag oseq-may-wrap", "extra-flag"),
@@ -589,6 +611,11 @@ def sas(draw: st.DrawFn) -> api.Sa:
         no_ecn=draw(st.sampled_from([True, None])),
         no_pmtu_discovery=draw(st.sampled_from([True, None])),
         lifetime=draw(st.none() | LIFETIMES),
+        df=draw(st.sampled_from(["set", None])),
+        hop_limit=draw(st.sampled_from([0, 1, 255, None])),
+        dscp=draw(st.sampled_from([0, 46, None])),
+        flow_label=draw(st.sampled_from([0, 0xFFFFF, None])),
+        tfc_padding=draw(st.sampled_from([1, 65535, None])),
     )
 
 

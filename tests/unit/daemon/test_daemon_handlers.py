@@ -256,6 +256,12 @@ def test_sa_is_shown_as_it_is_and_its_keys_only_on_request() -> None:
                 decap_dscp=True,
                 no_ecn=True,
                 no_pmtu_discovery=True,
+                mode="tunnel",
+                df="clear",
+                hop_limit=0,
+                dscp=46,
+                flow_label=0xABCDE,
+                tfc_padding=1400,
             )
             reply = await desk.call(api.AddSa(sa=asked, adapter="left"))
             (state,) = (await desk.call(api.ListSas())).sas
@@ -265,6 +271,18 @@ def test_sa_is_shown_as_it_is_and_its_keys_only_on_request() -> None:
             (state,) = (await desk.call(api.ListSas(adapter="left", reveal_keys=True))).sas
             assert state.sa == asked
             assert (await desk.call(api.ListSas(adapter="right"))).sas == []
+
+    run(work())
+
+
+def test_flag_and_rule_for_df_are_one_thing_and_must_not_contradict_each_other() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            tunnel = replace(SA, mode="tunnel", direction="out")
+            await desk.refused(api.AddSa(sa=replace(tunnel, no_pmtu_discovery=True, df="set")), "df")
+            await desk.call(api.AddSa(sa=replace(tunnel, no_pmtu_discovery=True)))
+            (state,) = (await desk.call(api.ListSas())).sas
+            assert (state.sa.df, state.sa.no_pmtu_discovery) == ("clear", True)
 
     run(work())
 

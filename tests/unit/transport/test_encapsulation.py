@@ -30,6 +30,7 @@ from transport_lab import (
 )
 
 from vnic.ipsec.association import SecurityAssociation
+from vnic.ipsec.headers import DfRule, HeaderSettings
 from vnic.ipsec.policy import Template
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
@@ -43,6 +44,9 @@ INNER = {4: IP(**V4) / UDP(sport=1, dport=2), 6: IPv6(**V6) / UDP(sport=1, dport
 ENDS = {4: (NEAR, FAR), 6: (NEAR6, FAR6)}
 HOSTS = {4: ("10.1.0.1", "10.2.0.1"), 6: ("fd01::1", "fd02::1")}
 EVERYTHING = {4: ANY, 6: ANY6}
+
+SET = {"header_settings": HeaderSettings(df=DfRule.SET)}
+CLEAR = {"header_settings": HeaderSettings(df=DfRule.CLEAR)}
 
 ALGORITHMS = {
     # name: encryption, integrity, ICV asked for, then bytes of IV, alignment and ICV by the RFCs
@@ -281,18 +285,54 @@ def test_outer_header_copies_dscp_and_ecn(inner: int, outer: int, traffic_class:
 
 @pytest.mark.parametrize(
     ("flags", "members", "df"),
-    [("DF", {}, True), ("", {}, False), ("DF", {"no_pmtu_discovery": True}, False), ("evil", {}, False)],
+    [
+        ("DF", {}, True),
+        ("", {}, False),
+        ("DF", CLEAR, False),
+        ("", CLEAR, False),
+        ("DF", SET, True),
+        ("", SET, True),
+        ("evil", {}, False),
+    ],
 )
-def test_outer_ipv4_header_copies_df_unless_told_not_to(
-    flags: str, members: dict[str, bool], df: bool
-) -> None:
+def test_outer_ipv4_header_copies_sets_or_clears_df(flags: str, members: dict[str, object], df: bool) -> None:
     head = ip_of(framed(tunnel(4, 4, **members), IP(**V4, flags=flags) / UDP()).frame)
     assert str(head.flags) == ("DF" if df else "")
 
 
-@pytest.mark.parametrize(("members", "df"), [({}, True), ({"no_pmtu_discovery": True}, False)])
+@pytest.mark.parametrize(("inner", "outer"), [(4, 4), (6, 4), (4, 6), (6, 6)])
+@pytest.mark.parametrize("ecn", range(4))
+def test_dscp_hop_limit_and_flow_label_are_copied_or_fixed(inner: int, outer: int, ecn: int) -> None:
+    packet = INNER[inner].copy()
+    setattr(packet, "tos" if inner == 4 else "tc", 46 << 2 | ecn)
+    setattr(packet, "ttl" if inner == 4 else "hlim", 7)
+    if inner == 6:
+        packet.fl = 0x12345
+    for settings, dscp, hop_limit, label in (
+        (HeaderSettings(), 46, 64, 0x12345 if inner == 6 else 0),
+        (HeaderSettings(dscp=0, hop_limit=0, flow_label=0), 0, 7, 0),
+        (HeaderSettings(dscp=63, hop_limit=255, flow_label=0xFFFFF), 63, 255, 0xFFFFF),
+    ):
+        card = tunnel(inner, outer, header_settings=settings)
+        # The second one comes out of the cache.
+        for _ in range(2):
+            head = ip_of(framed(card, packet).frame)
+            assert (head.tos if outer == 4 else head.tc) == dscp << 2 | ecn
+            assert (head.ttl if outer == 4 else head.hlim) == hop_limit
+            assert outer == 4 or head.fl == label
+            if outer == 4:
+                assert IP(bytes(head)).chksum == IP(bytes(head.__class__(bytes(head)))).chksum
+
+
+def test_hop_limits_of_two_packets_do_not_meet_in_the_cache() -> None:
+    card = tunnel(4, 4, header_settings=HeaderSettings(hop_limit=0))
+    limits = [ip_of(framed(card, IP(**V4, ttl=ttl) / UDP()).frame).ttl for ttl in (3, 9, 3)]
+    assert limits == [3, 9, 3]
+
+
+@pytest.mark.parametrize(("members", "df"), [({}, True), (CLEAR, False), (SET, True)])
 def test_outer_ipv4_header_of_an_ipv6_packet_has_df_because_ipv6_never_fragments_on_the_way(
-    members: dict[str, bool], df: bool
+    members: dict[str, object], df: bool
 ) -> None:
     head = ip_of(framed(tunnel(6, 4, **members), INNER[6]).frame)
     assert bool(head.flags.DF) is df
