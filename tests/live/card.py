@@ -473,8 +473,8 @@ class Pair:
         """Make hosts and wire; `add_adapters` or a configuration makes the adapters.
 
         Args:
-            wire: "link", "netdev" (an end of a veth on each side) or "tap" (a TAP that is the left's wire,
-                and a device to the right's).
+            wire: "link", "netdev" (an end of a veth on each side), "tap" (a TAP that is the left's wire,
+                and a device to the right's), or "udp4" or "udp6" (a socket on each side, and a veth between).
             persistent: the hosts' TAPs are there before the adapters, and stay after them.
         """
         self.daemon = daemon
@@ -502,7 +502,21 @@ class Pair:
         spaces = namespaces.create("wl", ipv6=False), namespaces.create("wr", ipv6=False)
         devices = namespaces.veth(*spaces)
         self.ends = tuple(WireEnd(*end) for end in zip(spaces, devices, strict=True))
+        if wire.startswith("udp"):
+            return self._make_udp(int(wire[-1]))
         return f"netdev {devices[0]} netns {spaces[0].name}", f"netdev {devices[1]} netns {spaces[1].name}"
+
+    def _make_udp(self, version: int) -> tuple[str, str]:
+        words = []
+        for end, (near, far) in zip(self.ends, ((LEFT, RIGHT), (RIGHT, LEFT)), strict=True):
+            local, remote = OUTER_ADDRESSES[near][version], OUTER_ADDRESSES[far][version]
+            if version == 6:
+                end.namespace.write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0")
+                end.namespace.write(f"/proc/sys/net/ipv6/conf/{end.device}/disable_ipv6", "0")
+            length, options = (24, ()) if version == 4 else (64, ("nodad",))
+            end.namespace.ip("address", "add", f"{local}/{length}", "dev", end.device, *options)
+            words.append(f"udp {local} {remote} netns {end.namespace.name}")
+        return words[0], words[1]
 
     def add_adapters(self) -> None:
         """Add both adapters to the daemon; also again, to one that was started anew."""

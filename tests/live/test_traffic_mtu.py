@@ -111,8 +111,8 @@ def test_packets_too_big_for_the_wire_once_protected_end_counted_and_not_in_clea
     try:
         assert ping(pair.left, pair.right.addresses[4], size=1460, wait_s=0.3) == 0
         assert pair.daemon.drops(LEFT)["out_too_big"] == 1
-        # The hosts say other things in clear at any time (MLD, ARP); of this packet nothing came, sealed or not:
-        # an echo request in clear would not be what the far policy wants.
+        # The hosts say other things in clear at any time (MLD, ARP); of this packet nothing came, sealed or
+        # not: an echo request in clear would not be what the far policy wants.
         assert all(one["packets"] == 0 for one in pair.daemon.sas().values())
         assert "in_policy_mismatch" not in pair.drops().get(RIGHT, {})
     finally:

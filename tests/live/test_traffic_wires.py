@@ -1,8 +1,9 @@
-"""Every kind of wire carries the same traffic: a link, a veth, and a second TAP.
+"""Every kind of wire carries the same traffic: a link, a veth, a second TAP, and UDP.
 
 link     left ═══════════════════════════ right            in the daemon
 netdev   left ── veth end ════ veth end ── right           each end in a namespace of its own
 tap      left ── TAP ───────────────────── right           the TAP is the left's wire and the right's device
+udp      left ── socket ── veth ── socket ── right         sockets in namespaces; only ESP passes
 """
 
 from __future__ import annotations
@@ -89,3 +90,40 @@ def test_wire_is_changed_in_mid_traffic_and_the_associations_stay(tmp_path: Path
         assert pair.daemon.drops(LEFT)["wire_down"] >= 1
         pair.daemon.vnic("adapter", "set", "right", "wire", "link", "left")
         assert ping(pair.left, pair.right.addresses[4], count=2) == 2
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+def test_udp_wire_carries_protected_traffic_of_both_families_and_nothing_in_clear(
+    tmp_path: Path, outer: int
+) -> None:
+    with running_pair(tmp_path, f"udp{outer}") as pair:
+        shown = pair.daemon.adapter(LEFT)["wire"]
+        assert shown["kind"] == "udp"
+        assert shown["mtu"] == 1492
+        assert "wire udp " in pair.daemon.vnic("adapter", "show", LEFT)
+        assert ping(pair.left, pair.right.addresses[4], wait_s=0.3) == 0
+        assert pair.drops()[LEFT]["wire_not_esp"] > 0
+        for version, layers in ((4, [Layer(GCM, "tunnel")]), (6, [Layer(CBC, "tunnel")])):
+            payload = os.urandom(STREAM_BYTES)
+            with Sniffer(pair.ends[0].namespace, pair.ends[0].device) as sniffer:
+                pair.protect(layers, version, outer_version=outer)
+                assert ping(pair.left, pair.right.addresses[version], count=5) == 5
+                assert tcp(pair.left, pair.right, version, payload) == digest(payload)
+                assert tcp(pair.right, pair.left, version, payload, port=5003) == digest(payload)
+                with Datagrams(pair.left, pair.right, version) as datagrams:
+                    assert datagrams.changed(os.urandom(length) for length in PAYLOADS) == []
+            kinds = {kind for kind in sniffer.kinds if kind[1] not in (0, 58)}
+            assert kinds == {(0x0800 if outer == 4 else 0x86DD, socket.IPPROTO_UDP)}
+        counted = set(pair.drops()[LEFT]) | set(pair.drops()[RIGHT])
+        assert counted == {"wire_not_esp"}, "only what the hosts say in clear ends here"
+
+
+def test_udp_wire_follows_the_path_when_it_grows_narrow(tmp_path: Path) -> None:
+    with running_pair(tmp_path, "udp4") as pair:
+        pair.protect([Layer(GCM, "tunnel")])
+        payload = os.urandom(STREAM_BYTES)
+        assert tcp(pair.left, pair.right, 4, payload) == digest(payload)
+        for end in pair.ends:
+            end.namespace.ip("link", "set", end.device, "mtu", "1400")
+        assert tcp(pair.left, pair.right, 4, payload, port=5004) == digest(payload)
+        assert pair.daemon.adapter(LEFT)["wire"]["mtu"] == 1392

@@ -46,6 +46,8 @@ from vnic.control.interface import (
     SetAdapter,
     TapState,
     Wire,
+    WireState,
+    WireWord,
 )
 
 TAP_OFFLOADS = (
@@ -59,7 +61,9 @@ TAP_OFFLOADS = (
 
 _IFNAME = Value("IFNAME", values.text)
 _NETNS = Word("netns", Value("NS", values.text), "network namespace of the device")
-_KINDS = ("link", "netdev", "tap", "none")
+_KINDS = ("link", "netdev", "tap", "udp", "none")
+_IN_NAMESPACE = ("netdev", "tap", "udp")
+_OF_UDP = ("keepalive", "follow")
 
 
 def _check_wire(found: Found, field: str) -> None:
@@ -68,12 +72,30 @@ def _check_wire(found: Found, field: str) -> None:
         raise UsageError(
             f"says {' and '.join(kinds) or 'no kind'}", field=field, allowed="one of " + ", ".join(_KINDS)
         )
-    if "netns" in found and kinds[0] not in ("netdev", "tap"):
+    if "netns" in found and kinds[0] not in _IN_NAMESPACE:
         raise UsageError(
             f"wire {kinds[0]} has no device that could be in a namespace",
             field=f"{field} netns",
-            allowed="wire netdev IFNAME netns NS, wire tap IFNAME netns NS",
+            allowed="wire netdev IFNAME netns NS, wire tap IFNAME netns NS, wire udp LOCAL REMOTE netns NS",
         )
+    for word in _OF_UDP:
+        if word in found and kinds[0] != "udp":
+            raise UsageError(
+                f"wire {kinds[0]} has no {word}",
+                field=f"{field} {word}",
+                allowed=f"wire udp LOCAL REMOTE {word} …",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """`LOCAL REMOTE`, each an address with or without a port; the daemon judges them."""
+
+    usage: str = "LOCAL[:PORT] REMOTE[:PORT]"
+
+    def take(self, words: Words, field: str) -> object:
+        local = values.text(words.take(field, "LOCAL[:PORT]", ("192.0.2.1:4500",)), field)
+        return local, values.text(words.take(field, "REMOTE[:PORT]", ("192.0.2.2:4500",)), field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +123,25 @@ _WIRE = Word(
             Word("link", Value("ADAPTER", values.text, (ADAPTERS,)), "another adapter of this daemon"),
             Word("netdev", _IFNAME, "an existing device"),
             Word("tap", _IFNAME, "a second TAP"),
+            Word("udp", _Ends(), "ESP in UDP between two addresses; port 4500 if none is said"),
             Word("none", summary="nothing yet"),
             _NETNS,
+            Word(
+                "keepalive",
+                Value("SECONDS", values.integer(0, 3600, "seconds")),
+                "udp: a keepalive after so long without a datagram; 0 is never (20)",
+            ),
+            Word(
+                "follow",
+                Choice(("on", "off")),
+                "udp: whether the other end may move, to where a new authenticated packet comes from (off)",
+            ),
         ),
         _check_wire,
-        "{ link ADAPTER | netdev IFNAME [ netns NS ] | tap IFNAME [ netns NS ] | none }",
+        "{ link ADAPTER | netdev IFNAME [ netns NS ] | tap IFNAME [ netns NS ] | "
+        "udp LOCAL[:PORT] REMOTE[:PORT] [ netns NS ] [ keepalive SECONDS ] [ follow { on | off } ] | none }",
     ),
-    "what the card is plugged into: link, netdev, tap or none",
+    "what the card is plugged into: link, netdev, tap, udp or none",
 )
 _ADDRESS = Word("address", Value("CIDR", values.interface_address), "address of the TAP", repeated=True)
 _MAC = Word("mac", Value("MAC", values.mac), "Ethernet address of the TAP")
@@ -199,10 +233,16 @@ def _wire(found: Found) -> Wire | None:
     if words is None:
         return None
     (kind,) = (kind for kind in _KINDS if kind in words)
+    local, remote = words.need(kind, tuple) if kind == "udp" else (None, None)
+    follow = words.get("follow", str)
     return Wire(
-        kind=cast("Literal['link', 'netdev', 'tap', 'none']", kind),
-        name=None if kind == "none" else words.need(kind, str),
+        kind=cast("WireWord", kind),
+        name=words.need(kind, str) if kind in ("link", "netdev", "tap") else None,
         netns=words.get("netns", str),
+        local=local,
+        remote=remote,
+        keepalive=words.get("keepalive", int),
+        follow=None if follow is None else follow == "on",
     )
 
 
@@ -339,6 +379,17 @@ def _where(name: str | None, netns: str | None) -> str:
     return f"{name or ''}{f' netns {netns}' if netns else ''}"
 
 
+def _wire_text(wire: WireState) -> str:
+    """The words that make such a wire, and where the other end of one over UDP is if it has moved."""
+    if wire.kind != "udp":
+        return f"{wire.kind} {_where(wire.name, wire.netns)}".rstrip()
+    text = f"udp {_where(f'{wire.local} {wire.remote}', wire.netns)}"
+    text += f" keepalive {wire.keepalive}"
+    if wire.follow:
+        text += " follow on" + (f" peer {wire.peer}" if wire.peer != wire.remote else "")
+    return text
+
+
 def _tap_lines(tap: TapState | None) -> list[str]:
     if tap is None:
         return []
@@ -363,7 +414,7 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
         driver = "attached" if state.driver else "none"
         lines.append(f"transport external nbl-socket {state.nbl_socket} driver {driver}")
     lines += _tap_lines(tap)
-    lines.append(f"wire {wire.kind} {_where(wire.name, wire.netns)}".rstrip() + f" mtu {wire.mtu}")
+    lines.append(f"wire {_wire_text(wire)} mtu {wire.mtu}")
     lines += fault_lines(state)
     if state.transport == "external":
         lines.append(f"sas {state.sa_count}")
@@ -421,7 +472,7 @@ def _brief(session: Session, states: list[AdapterState]) -> str:
             state.tap.name if state.tap else state.nbl_socket or "-",
             state.tap.netns or "-" if state.tap else "-",
             state.tap.mtu if state.tap else "-",
-            f"{state.wire.kind} {_where(state.wire.name, state.wire.netns)}".rstrip(),
+            _wire_text(state.wire),
             state.sa_count,
             state.policy_count,
             " ".join(state.tap.addresses if state.tap else ()),
@@ -447,6 +498,7 @@ ADAPTER = Object(
                 "vnic adapter add left tap vnic0 netns red address 10.1.0.1/24 wire none",
                 "vnic adapter add right tap vnic0 netns blue address 10.2.0.1/24 wire link left",
                 "vnic adapter add uplink tap vnic1 mtu 1400 wire netdev eth1",
+                "vnic adapter add far tap vnic3 wire udp 192.0.2.1 198.51.100.2:4500 follow on",
                 "vnic adapter add gcm tap vnic2 caps encryptions aes-gcm-128 integrities none sa_capacity 64",
                 "vnic adapter add bare transport external nbl-socket /run/vnic/bare.nbl wire netdev eth2",
             ),

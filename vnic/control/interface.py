@@ -39,7 +39,7 @@ FragmentationWord = Literal["before", "after"]
 VerdictWord = Literal["protect", "bypass", "drop"]
 FragmentsWord = Literal["drop", "any", "stateful"]
 DfWord = Literal["copy", "set", "clear"]
-WireWord = Literal["none", "link", "netdev", "tap"]
+WireWord = Literal["none", "link", "netdev", "tap", "udp"]
 CaptureWord = Literal["off", "wire", "tap"]
 StateWord = Literal["running", "failed", "paused", "resetting", "removed"]
 PlaceWord = Literal["card", "tap", "wire", "nbl"]
@@ -130,7 +130,16 @@ class Wire:
     name: str | None = None
     """link: the other adapter; netdev, tap: the device."""
     netns: str | None = None
-    """Namespace of the device; null is the daemon's own."""
+    """Namespace of the device or socket; null is the daemon's own."""
+    local: str | None = None
+    """udp: address to bind, with or without a port: "192.0.2.1:4500", "[2001:db8::1]:4500", "192.0.2.1"."""
+    remote: str | None = None
+    """udp: the other end, likewise."""
+    keepalive: int | None = None
+    """udp: seconds without a datagram after which a keepalive is sent (20); 0 is never."""
+    follow: bool | None = None
+    """udp: whether the other end may move: to where an authenticated packet newer than all before came from
+    (false)."""
 
 
 @value
@@ -540,6 +549,14 @@ class WireState:
     netns: str | None
     mtu: int
     features: dict[str, str]
+    local: str | None = None
+    """udp: the address and port that is bound."""
+    remote: str | None = None
+    """udp: the other end as it was set."""
+    peer: str | None = None
+    """udp: where datagrams go now."""
+    keepalive: int | None = None
+    follow: bool | None = None
 
 
 @value

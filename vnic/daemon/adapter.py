@@ -40,6 +40,7 @@ from vnic.daemon.values import audit_fields, drop_event, name_of
 from vnic.daemon.wire_faults import WireFaults
 from vnic.engine.contract import Card, Engine, EngineEvent, EventKind, ExternalCard
 from vnic.errors import OidError, RequestError
+from vnic.ipsec.association import Direction, IpsecProtocol, SaId
 from vnic.ipsec.policy import FragmentRule, PolicyAction
 from vnic.ndis.keywords import HostSwitches
 from vnic.ndis.oids import OidRequest, OidResult
@@ -48,6 +49,7 @@ from vnic.ports.base import Port
 from vnic.ports.capture import CapturePort, PcapngWriter
 from vnic.ports.link import LinkPort
 from vnic.ports.nbl import NblPort
+from vnic.ports.udp import UdpPort
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class Adapter:
         filler: SAs that only fill the NIC's table.
         load_balancing: name of the load-balancing device above the TAP (R18), or None.
         requests: OID requests under way.
-        on_expired: hears that an SA has reached the end of its life.
+        on_room: hears that the MTU of the TAP may have to follow: an SA has ended, or the path has changed.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Adapter:
         self.engine: Card = engine
         self.wire = wire
         self.wire_settings = settings.wire or NO_WIRE
+        self._heed(wire)
         self.mtu_fixed = settings.mtu is not None
         self.capture: Capture | None = None
         self.failure = ""
@@ -127,7 +130,7 @@ class Adapter:
         self.filler = Filler(engine, surroundings.clock, self.require_present)
         self.load_balancing: str | None = None
         self.requests = OidRequests(engine, surroundings.clock, turns)
-        self.on_expired: Callable[[], None] = lambda: None
+        self.on_room: Callable[[], None] = lambda: None
         self.tap: TapDevice | None = None
         self.nbl: NblPort | None = None
         self._inline: Engine | None = None
@@ -414,8 +417,33 @@ class Adapter:
         self.wire = wire
         self.wire_settings = settings
         self.engine.wire_mtu = wire.mtu
+        self._heed(wire)
         self._connect()
         old.close()
+
+    def _heed(self, wire: Port) -> None:
+        """Hear what a wire over a network finds out about it, and tell it what it has to know of the card."""
+        if not isinstance(wire, UdpPort):
+            return
+
+        def highest(spi: int) -> int:
+            for address in (wire.local.address.packed, bytes(len(wire.local.address.packed))):
+                report = self.engine.find_sa(SaId(address, IpsecProtocol.ESP, spi))
+                if report is not None and report.sa.direction is Direction.INBOUND:
+                    return report.sequence_number
+            return 0
+
+        def mtu_changed() -> None:
+            self.engine.wire_mtu = wire.mtu
+            self.on_room()
+
+        def peer_changed() -> None:
+            text = f"adapter {self.name}: the other end of its wire, {wire.remote}, is at {wire.peer} now"
+            self._tell("adapter_changed", text)
+
+        wire.highest = highest
+        wire.on_mtu = mtu_changed
+        wire.on_peer = peer_changed
 
     def record(self, capture: Capture | None, writer: PcapngWriter | None) -> PcapngWriter | None:
         """Begin a recording in the place of the one there was, if any; give the old writer to be closed."""
@@ -538,7 +566,7 @@ class Adapter:
             event.kind.value, text, adapter=self.name, sa=name, drop=drop, limit=event.limit or None
         )
         if event.kind is EventKind.SA_EXPIRED:
-            self.on_expired()
+            self.on_room()
 
 
 def default_action(word: str) -> PolicyAction:

@@ -15,7 +15,7 @@ from vnic.control.interface import AddAdapter, Capture, EventWord, SetAdapter, W
 from vnic.daemon.adapter import Adapter, Surroundings, default_action
 from vnic.daemon.cards import CardSettings
 from vnic.daemon.requests import SliceTurns
-from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked, shown
+from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked, shown, udp_ends
 from vnic.daemon.values import hardware_of, keywords_of
 from vnic.engine.contract import Defaults
 from vnic.errors import RequestError, VnicError
@@ -25,6 +25,7 @@ from vnic.ports.base import Port
 from vnic.ports.capture import PcapngWriter
 from vnic.ports.link import LinkPort, join
 from vnic.ports.nbl import open_nbl
+from vnic.ports.udp import DEFAULT_KEEPALIVE_S, UdpPort
 
 __all__ = ["Adapter", "Adapters", "Surroundings"]
 
@@ -174,8 +175,9 @@ class Adapters:
             addresses=settings.addresses or (),
             features_off=settings.features_off or (),
         )
+        await self._introduce(wire, tap.name, tap.netns)
         adapter = Adapter(settings, engine, tap, wire, self.surroundings, self._turns)
-        adapter.on_expired = lambda: self._follow_mtu(adapter)
+        adapter.on_room = lambda: self._follow_mtu(adapter)
         return adapter
 
     def _make_external(self, settings: AddAdapter, wire: Port) -> Adapter:
@@ -210,6 +212,8 @@ class Adapters:
                     self._check_peer(wire_settings)
                     wire = await self._open_wire(adapter.name, wire_settings)
                     undo.callback(wire.close)
+                    if adapter.tap is not None:
+                        await self._introduce(wire, adapter.tap.name, adapter.tap.netns)
                 writer = await self._open_capture(request.capture)
                 if writer is not None:
                     undo.callback(writer.path.unlink, missing_ok=True)
@@ -337,7 +341,20 @@ class Adapters:
             return await host.open_netdev(wire.name or "", netns=wire.netns)
         if wire.kind == "tap":
             return await host.open_tap(wire.name or "", netns=wire.netns)
+        if wire.kind == "udp":
+            local, remote = udp_ends(wire)
+            keepalive = DEFAULT_KEEPALIVE_S if wire.keepalive is None else wire.keepalive
+            return await host.open_udp(
+                local, remote, netns=wire.netns, keepalive_s=keepalive, follow=bool(wire.follow)
+            )
         return LinkPort(adapter)
+
+    async def _introduce(self, wire: Port, tap: str, netns: str | None) -> None:
+        """Tell a wire that makes Ethernet frames itself who the host is."""
+        if isinstance(wire, UdpPort):
+            link = await self.surroundings.host.lookup(tap, netns=netns)
+            if link is not None and link.mac:
+                wire.use_host_address(bytes.fromhex(link.mac.replace(":", "")))
 
     def _join(self, adapter: Adapter, peer: Adapter) -> None:
         if adapter.link is not None and peer.link is not None:
@@ -379,7 +396,7 @@ def describe(wire: Wire) -> str:
     """Name a wire for a person: "link right", "netdev eth1 in namespace red"."""
     words = [
         wire.kind,
-        *([wire.name] if wire.name else []),
+        *(one for one in (wire.name, wire.local, wire.remote) if one),
         *([f"in namespace {wire.netns}"] if wire.netns else []),
     ]
     return " ".join(words)

@@ -59,11 +59,16 @@ class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class WireTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Value of `wire` when it is a table: exactly one of link, netdev and tap."""
+    """Value of `wire` when it is a table: exactly one of link, netdev, tap and udp."""
 
     link: str | None = None
     netdev: str | None = None
     tap: str | None = None
+    udp: str | None = None
+    """Address to bind, with or without a port."""
+    remote: str | None = None
+    keepalive: int | None = None
+    follow: bool | None = None
     netns: str | None = None
 
 
@@ -261,16 +266,25 @@ def _capabilities(table: CapabilitiesTable | None) -> Capabilities | None:
 def _wire(table: WireTable | Literal["none"]) -> Wire:
     if isinstance(table, str):
         return NO_WIRE
-    given = {kind: name for kind in ("link", "netdev", "tap") if (name := getattr(table, kind)) is not None}
+    kinds = ("link", "netdev", "tap", "udp")
+    given = {kind: name for kind in kinds if (name := getattr(table, kind)) is not None}
     if len(given) != 1:
         raise RequestError(
             "a wire is one thing",
             field="wire",
             value=", ".join(given),
-            allowed='"none", or exactly one of link, netdev and tap',
+            allowed='"none", or exactly one of link, netdev, tap and udp',
         )
     ((kind, name),) = given.items()
-    return Wire(kind=kind, name=name, netns=table.netns)  # type: ignore[arg-type]
+    return Wire(
+        kind=kind,  # type: ignore[arg-type]
+        name=None if kind == "udp" else name,
+        netns=table.netns,
+        local=table.udp,
+        remote=table.remote,
+        keepalive=table.keepalive,
+        follow=table.follow,
+    )
 
 
 def _check_together(adapters: tuple[AddAdapter, ...], path: str) -> None:

@@ -13,6 +13,7 @@ from vnic.netlink.watch import watch_master
 from vnic.ports.base import Port
 from vnic.ports.packet import open_packet
 from vnic.ports.tap import open_tap
+from vnic.ports.udp import End, open_udp
 
 
 class TapDevice(Port, Protocol):
@@ -49,6 +50,12 @@ class Host(Protocol):
 
     async def open_netdev(self, name: str, *, netns: str | None) -> Port:
         """Open an existing device as a wire."""
+        ...
+
+    async def open_udp(
+        self, local: End, remote: End, *, netns: str | None, keepalive_s: int, follow: bool
+    ) -> Port:
+        """Open a UDP socket as a wire; see `ports.udp.open_udp`."""
         ...
 
     async def configure(
@@ -98,6 +105,11 @@ class KernelHost:
 
     async def open_netdev(self, name: str, *, netns: str | None) -> Port:
         return await open_packet(name, netns=netns)
+
+    async def open_udp(
+        self, local: End, remote: End, *, netns: str | None, keepalive_s: int, follow: bool
+    ) -> Port:
+        return await open_udp(local, remote, netns=netns, keepalive_s=keepalive_s, follow=follow)
 
     async def configure(
         self,

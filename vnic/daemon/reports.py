@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 from vnic.control.interface import (
     AdapterCapabilities,
@@ -43,6 +44,7 @@ from vnic.ipsec.drops import DropReason
 from vnic.ipsec.policy import PolicyAction
 from vnic.ports.base import Port, PortCounters
 from vnic.ports.nbl import NblCounters
+from vnic.ports.udp import UdpPort
 
 SAS_A_MESSAGE = 10_000
 """SAs that one answer may hold."""
@@ -62,6 +64,19 @@ def drop_reasons() -> list[DropReasonText]:
     return [DropReasonText(name=one.value, text=one.text, xfrm_stat=one.xfrm_stat) for one in DropReason]
 
 
+def _udp_state(wire: Port) -> dict[str, Any]:
+    """What only a UDP wire has."""
+    if not isinstance(wire, UdpPort):
+        return {}
+    return {
+        "local": str(wire.local),
+        "remote": str(wire.remote),
+        "peer": str(wire.peer),
+        "keepalive": wire.keepalive_s,
+        "follow": wire.follow,
+    }
+
+
 async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
     """Describe one adapter; addresses, MAC and MTU are what the kernel says now."""
     wire = adapters.wire_of(adapter)
@@ -79,6 +94,7 @@ async def adapter_state(adapters: Adapters, adapter: Adapter) -> AdapterState:
             netns=wire.netns,
             mtu=adapter.wire.mtu,
             features=adapter.wire.features(),
+            **_udp_state(adapter.wire),
         ),
         non_ip=None if defaults is None else "pass" if defaults.non_ip is PolicyAction.BYPASS else "drop",
         policy_default_in=None if defaults is None else _default_word(defaults.inbound),

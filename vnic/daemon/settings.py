@@ -8,6 +8,7 @@ from __future__ import annotations
 import os.path
 import re
 from dataclasses import fields, replace
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from vnic.control.interface import AddAdapter, SetAdapter, Wire
@@ -15,9 +16,13 @@ from vnic.daemon.hardware import hardware_of, keywords_message, keywords_of
 from vnic.errors import RequestError
 from vnic.netlink.links import check_address, check_mac, check_name
 from vnic.netlink.namespaces import path_of
+from vnic.packet.udp import NAT_TRAVERSAL_PORT
 from vnic.ports.offloads import check_offloads
+from vnic.ports.udp import End
 
 NO_WIRE = Wire(kind="none")
+
+_MAX_KEEPALIVE_S = 3600
 
 MIN_MTU = 68  # RFC 791
 MAX_MTU = 65_521
@@ -198,6 +203,22 @@ def check_wire(adapter: str, wire: Wire) -> None:
     Raises:
         RequestError: a member is missing, too many, or no name.
     """
+    if wire.kind == "udp":
+        if wire.name is not None:
+            raise RequestError(
+                "a UDP wire has no name", field="wire.name", value=wire.name, allowed="nothing"
+            )
+        check_namespace(wire.netns, "wire.netns")
+        udp_ends(wire)
+        return
+    for member in ("local", "remote", "keepalive", "follow"):
+        if getattr(wire, member) is not None:
+            raise RequestError(
+                f"a wire of {wire.kind} has no such thing",
+                field=f"wire.{member}",
+                value=str(getattr(wire, member)),
+                allowed="nothing; a wire of udp has it",
+            )
     if wire.kind == "none":
         if wire.name is not None or wire.netns is not None:
             raise RequestError("a wire of none has no name", field="wire.name", value=wire.name or "")
@@ -220,6 +241,55 @@ def check_wire(adapter: str, wire: Wire) -> None:
             value=adapter,
             allowed="another adapter",
         )
+
+
+def udp_ends(wire: Wire) -> tuple[End, End]:
+    """Give both ends of a UDP wire.
+
+    Raises:
+        RequestError: one is missing or no address of one host, they are of two families, or the keepalive
+            is out of range.
+    """
+    local, remote = (_end(getattr(wire, member), f"wire.{member}") for member in ("local", "remote"))
+    if local.address.version != remote.address.version:
+        raise RequestError(
+            "both ends of a UDP wire are of one IP version",
+            field="wire.remote",
+            value=str(remote),
+            allowed=f"an IPv{local.address.version} address",
+        )
+    if wire.keepalive is not None and not 0 <= wire.keepalive <= _MAX_KEEPALIVE_S:
+        raise RequestError(
+            "no time between keepalives",
+            field="wire.keepalive",
+            value=str(wire.keepalive),
+            allowed=f"0 (never) to {_MAX_KEEPALIVE_S} seconds",
+        )
+    return local, remote
+
+
+def _end(text: str | None, field: str) -> End:
+    address, port = text or "", str(NAT_TRAVERSAL_PORT)
+    if address.startswith("["):
+        address, bracket, rest = address[1:].partition("]")
+        if not bracket or rest[:1] not in ("", ":"):
+            address = ""
+        port = rest[1:] if rest else port
+    elif address.count(":") == 1:
+        address, _, port = address.partition(":")
+    try:
+        parsed = ip_address(address)
+        number = int(port) if port.isascii() and port.isdecimal() else 0
+    except ValueError:
+        number = 0
+    if not 0 < number < 65536 or parsed.is_multicast or parsed.is_unspecified:
+        raise RequestError(
+            "no end of a UDP wire",
+            field=field,
+            value=text or "",
+            allowed="the address of one host, ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT",
+        )
+    return End(parsed, number)
 
 
 class Change(NamedTuple):

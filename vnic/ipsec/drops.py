@@ -127,6 +127,13 @@ class DropReason(Enum):
     WIRE_WRITE = ("wire_write", "", "the wire device did not take the frame")
     WIRE_DOWN = ("wire_down", "", "the wire is not connected")
     WIRE_RECEIVE = ("wire_receive", "", "the kernel dropped frames before they were read")
+    WIRE_NOT_ESP = (
+        "wire_not_esp",
+        "",
+        "a UDP wire carries ESP packets between its own two addresses and nothing else",
+    )
+    WIRE_STRANGER = ("wire_stranger", "", "it came over a UDP wire from somebody who is not its other end")
+    WIRE_IKE = ("wire_ike", "", "an IKE message on a UDP wire, where no IKE daemon listens")
     LINK_QUEUE_FULL = ("link_queue_full", "", "the peer of the link wire did not keep up")
     NBL_QUEUE_FULL = ("nbl_queue_full", "", "the protocol driver did not keep up")
     FAULT_LOSS = ("fault_loss", "", "lost on purpose: the wire is set to lose frames")

@@ -44,6 +44,17 @@ def test_add_says_everything(vnic: Command) -> None:
         ("wire link right", api.Wire(kind="link", name="right")),
         ("wire tap vnic1 netns blue", api.Wire(kind="tap", name="vnic1", netns="blue")),
         ("wire netdev eth1", api.Wire(kind="netdev", name="eth1")),
+        (
+            "wire udp 192.0.2.1 [2001:db8::2]:4501 netns blue keepalive 0 follow on",
+            api.Wire(
+                kind="udp",
+                local="192.0.2.1",
+                remote="[2001:db8::2]:4501",
+                netns="blue",
+                keepalive=0,
+                follow=True,
+            ),
+        ),
         ("", None),
     ],
 )
@@ -65,6 +76,8 @@ def test_words_behind_the_wire_are_the_adapters_again(vnic: Command) -> None:
         ("adapter add left tap t tap u", "tap"),
         ("adapter add left tap t wire", "wire"),
         ("adapter add left tap t wire link", "wire link"),
+        ("adapter add left tap t wire udp 192.0.2.1", "wire udp"),
+        ("adapter add left tap t wire netdev e keepalive 5", "wire keepalive"),
         ("adapter add left tap t wire link a tap b", "wire"),
         ("adapter add left tap t wire none netns x", "wire netns"),
         ("adapter add left tap t wire link a netns x", "wire netns"),

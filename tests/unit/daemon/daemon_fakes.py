@@ -22,6 +22,7 @@ from vnic.errors import PortError
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.netlink.links import Link
 from vnic.ports.base import BURST_FRAMES, PortCounters
+from vnic.ports.udp import End
 
 T = TypeVar("T")
 
@@ -185,6 +186,14 @@ class FakeHost:
     async def open_netdev(self, name: str, *, netns: str | None) -> FakePort:
         await self._ask("open_netdev", name, netns)
         port = FakePort(name, "netdev", mtu=9000 if name.startswith("jumbo") else 1500)
+        self.opened.append(port)
+        return port
+
+    async def open_udp(
+        self, local: End, remote: End, *, netns: str | None, keepalive_s: int, follow: bool
+    ) -> FakePort:
+        await self._ask("open_udp", str(local), str(remote), netns)
+        port = FakePort(f"udp:{remote}", "udp", mtu=1492)
         self.opened.append(port)
         return port
 

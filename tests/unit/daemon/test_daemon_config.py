@@ -68,7 +68,7 @@ enabled = false
 name = "fourth"
 transport = "external"
 nbl_socket = "/run/vnic/mine.nbl"
-wire = { tap = "tap4" }
+wire = { udp = "192.0.2.1", remote = "192.0.2.2:4501", keepalive = 10, follow = true }
 """
 
 ALL_ON = {"*IPsecOffloadV1IPv4": 3, "*IPsecOffloadV2": 3, "*IPsecOffloadV2IPv4": 3}
@@ -123,7 +123,7 @@ def test_every_key_is_understood() -> None:
     assert third.keywords == {**ALL_ON, "*IPsecOffloadV2": 2}
     assert fourth == AddAdapter(
         name="fourth",
-        wire=Wire(kind="tap", name="tap4"),
+        wire=Wire(kind="udp", local="192.0.2.1", remote="192.0.2.2:4501", keepalive=10, follow=True),
         transport="external",
         nbl_socket="/run/vnic/mine.nbl",
         keywords=ALL_ON,

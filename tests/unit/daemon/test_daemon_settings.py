@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vnic.control.interface import AddAdapter, Capabilities, SetAdapter, Wire
-from vnic.daemon.settings import change, checked
+from vnic.daemon.settings import change, checked, udp_ends
 from vnic.errors import RequestError
 
 PLAIN = checked(AddAdapter(name="left", tap="tap0"))
@@ -96,12 +96,39 @@ def test_good_names_pass(name: str) -> None:
         ({"wire": Wire(kind="none", name="x")}, "wire.name"),
         ({"wire": Wire(kind="link", name="left")}, "wire.name"),
         ({"wire": Wire(kind="tap", name="tap0")}, "wire.name"),
+        ({"wire": Wire(kind="tap", name="tap1", local="192.0.2.1")}, "wire.local"),
+        ({"wire": Wire(kind="none", follow=True)}, "wire.follow"),
+        ({"wire": Wire(kind="udp", remote="192.0.2.2")}, "wire.local"),
+        ({"wire": Wire(kind="udp", name="x", local="192.0.2.1", remote="192.0.2.2")}, "wire.name"),
+        ({"wire": Wire(kind="udp", local="192.0.2.1", remote="2001:db8::2")}, "wire.remote"),
+        ({"wire": Wire(kind="udp", local="192.0.2.1:0", remote="192.0.2.2")}, "wire.local"),
+        ({"wire": Wire(kind="udp", local="192.0.2.1:65536", remote="192.0.2.2")}, "wire.local"),
+        ({"wire": Wire(kind="udp", local="[2001:db8::1]x", remote="2001:db8::2")}, "wire.local"),
+        ({"wire": Wire(kind="udp", local="0.0.0.0", remote="192.0.2.2")}, "wire.local"),
+        ({"wire": Wire(kind="udp", local="192.0.2.1", remote="224.0.0.1")}, "wire.remote"),
+        ({"wire": Wire(kind="udp", local="192.0.2.1", remote="host.example")}, "wire.remote"),
+        ({"wire": Wire(kind="udp", local="192.0.2.1", remote="192.0.2.2", keepalive=-1)}, "wire.keepalive"),
     ],
 )
 def test_values_no_adapter_can_have_are_refused(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(RequestError) as caught:
         checked(replace(PLAIN, **changes))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "ends"),
+    [
+        ("192.0.2.1", "192.0.2.2:4501", "192.0.2.1:4500 192.0.2.2:4501"),
+        ("2001:db8::1", "[2001:db8::2]:4501", "[2001:db8::1]:4500 [2001:db8::2]:4501"),
+        ("[2001:db8::1]", "2001:db8::2", "[2001:db8::1]:4500 [2001:db8::2]:4500"),
+    ],
+)
+def test_ends_of_a_udp_wire_have_port_4500_unless_they_say_another(
+    local: str, remote: str, ends: str
+) -> None:
+    found = udp_ends(Wire(kind="udp", local=local, remote=remote))
+    assert " ".join(map(str, found)) == ends
 
 
 def test_the_same_tap_name_in_another_namespace_is_another_device() -> None:
