@@ -168,7 +168,12 @@ THIRD = '[[adapter]]\nname = "third"\ntap = "tap2"\n'
         (LEFT + "policy_default_in = 'x'", "adapter.left.policy_default_in", "'x'", '"allow", "block"'),
         (LEFT + "features_off = ['x']", "adapter.left.features_off", "x", "tx-checksumming"),
         (LEFT + "wire = 'air'", "adapter.left.wire", "'air'", '"none"'),
-        (LEFT + "wire = { air = 'x' }", "adapter.left.wire.air", "", "link, netdev, tap, netns"),
+        (
+            LEFT + "wire = { air = 'x' }",
+            "adapter.left.wire.air",
+            "",
+            "link, netdev, tap, udp, remote, keepalive, follow, netns",
+        ),
         (LEFT + "wire = {}", "adapter.left.wire", "", "exactly one of"),
         (LEFT + "wire = { link = 'a', tap = 'b' }", "adapter.left.wire", "link, tap", "exactly one of"),
         (LEFT + "wire = { netdev = '' }", "adapter.left.wire", "", "1 to 15 characters"),
