@@ -271,7 +271,7 @@ mod tests {
     }
 
     fn card() -> Card {
-        Card::new(crate::mb::Manager {})
+        Card::new(crate::mb::Manager::new().expect("a manager"))
     }
 
     fn plan() -> Arc<Encapsulation> {

@@ -22,6 +22,7 @@ pub mod card;
 pub mod checksum;
 pub mod cipher;
 pub mod frames;
+pub mod keys;
 pub mod mb;
 pub mod packet;
 pub mod punt;
