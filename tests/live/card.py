@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +178,7 @@ class Association:
 
     def add(self, adapter: str, direction: str) -> str:
         """A line of `vnic -batch` that adds it; holds the keys."""
-        words = [f"xfrm state add {self.identity} mode {self.mode} reqid {self.reqid}"]
-        for algorithm, key in zip(self.suite.algorithms, self.keys, strict=True):
-            words += [algorithm.word, algorithm.name, f"0x{key.hex()}" if key else '""']
-            words += [str(algorithm.icv_bits)] if algorithm.icv_bits else []
+        words = [f"xfrm state add {self.identity} mode {self.mode} reqid {self.reqid}", *self._algorithms()]
         words += [f"replay-window {self.window}"]
         if self.last_number:
             word = "replay-oseq" if direction == "out" else "replay-seq"
@@ -190,6 +187,22 @@ class Association:
         words += ["flag", *flags] if flags else []
         words += [f"offload packet dev {adapter} dir {direction}"]
         return " ".join(words)
+
+    def _algorithms(self) -> list[str]:
+        words = []
+        for algorithm, key in zip(self.suite.algorithms, self.keys, strict=True):
+            words += [algorithm.word, algorithm.name, f"0x{key.hex()}" if key else '""']
+            words += [str(algorithm.icv_bits)] if algorithm.icv_bits else []
+        return words
+
+    def renewed(self) -> Association:
+        """The same with an SPI and keys of its own, its numbers from 1."""
+        return replace(self, number=next(_numbers), reqid=self.reqid, keys=(), last_number=0)
+
+    def renewal(self, new: Association, direction: str) -> str:
+        """Its part of a line `sa rekey` that puts `new` in its place; holds the keys."""
+        old = f"{direction} old {self.spi:#x} dst {self.destination} {self.suite.protocol} spi {new.spi:#x}"
+        return " ".join([old, *new._algorithms()])
 
     def delete(self, adapter: str) -> str:
         """A line that deletes it from one adapter."""
@@ -337,6 +350,31 @@ class Daemon:
     def batch(self, *lines: str) -> None:
         """Run commands, one after the other over one connection; the first that is refused ends them."""
         self.vnic("-b", "-", stdin="\n".join(lines) + "\n")
+
+    @contextlib.contextmanager
+    def paced_batch(self) -> Iterator[Callable[..., None]]:
+        """One `vnic -b -` that gets its lines a few at a time; a refusal fails the block at the end."""
+        process = subprocess.Popen(
+            [BIN / "vnic", "-S", str(self.socket), "-b", "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdin is not None
+
+        def send(*lines: str) -> None:
+            assert process.stdin is not None
+            process.stdin.write("".join(f"{line}\n" for line in lines))
+            process.stdin.flush()
+
+        try:
+            yield send
+            said, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+            assert process.returncode == 0, said
+        finally:
+            process.kill()
+            process.communicate()
 
     def adapter(self, name: str) -> Any:
         """An adapter as `adapter show` has it."""

@@ -119,6 +119,29 @@ def associations_are_renewed(play: Play) -> None:
     play.seals()
 
 
+def associations_are_rekeyed(play: Play) -> None:
+    for number in range(6):
+        for version in (4, 6):
+            old = {sender: sas[0] for sender, sas in play.sas[version].items()}
+            new = {sender: sa.renewed() for sender, sa in old.items()}
+            forth, back = [
+                [old[sender].renewal(new[sender], way) for way in ("in", "out")] for sender in (LEFT, RIGHT)
+            ]
+            play.batch(
+                f"sa rekey dev {RIGHT} {forth[0]} grace {number}",
+                f"sa rekey dev {LEFT} {back[0]} {forth[1]} grace {number}",
+                f"sa rekey dev {RIGHT} {back[1]}",
+            )
+            play.sas[version] = {sender: [sa] for sender, sa in new.items()}
+            # Half done: what the far end cannot open is sealed all the same.
+            lost = new[LEFT].renewed()
+            play.batch(f"sa rekey dev {LEFT} {new[LEFT].renewal(lost, 'out')}")
+            play.host.goes_on(6)
+            play.sas[version][LEFT] = [lost]
+            play.batch(lost.add(RIGHT, "in"), new[LEFT].delete(RIGHT))
+    play.seals()
+
+
 def associations_run_out_of_numbers(play: Play) -> None:
     for version in (4, 6):
         play.batch(play.renew(version, last_number=LAST_NUMBER - 30))
@@ -210,6 +233,7 @@ def daemon_is_killed(play: Play) -> None:
 DEEDS = (
     associations_are_deleted_and_added,
     associations_are_renewed,
+    associations_are_rekeyed,
     associations_run_out_of_numbers,
     associations_expire,
     policies_are_deleted_and_added,

@@ -116,6 +116,64 @@ class Datagrams:
         return lengths
 
 
+class Numbered:
+    """Numbered datagrams of changing lengths both ways at an even pace, until the block ends.
+
+    Attributes:
+        sent: how many, by sender.
+        missing, twice: when it has ended, by sender: which did not arrive, and which arrived more than once.
+    """
+
+    def __init__(self, left: Host, right: Host, version: int = 4, *, rate: int = 400) -> None:
+        self.sent = [0, 0]
+        self.missing: list[list[int]] = [[], []]
+        self.twice: list[list[int]] = [[], []]
+        self._datagrams = Datagrams(left, right, version, port=7100)
+        self._pause = 1 / rate
+        self._stop = threading.Event()
+        self._came: list[Counter[int]] = [Counter(), Counter()]
+        self._senders = [threading.Thread(target=self._send, args=(end,), daemon=True) for end in (0, 1)]
+        self._receivers = [threading.Thread(target=self._receive, args=(end,), daemon=True) for end in (0, 1)]
+
+    def __enter__(self) -> Numbered:
+        for thread in (*self._receivers, *self._senders):
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._senders:
+            thread.join(5)
+        # A receiver ends when nothing has come for a while.
+        for thread in self._receivers:
+            thread.join(15)
+        self._datagrams.__exit__()
+        for end in (0, 1):
+            came = self._came[1 - end]
+            self.missing[end] = [number for number in range(self.sent[end]) if number not in came]
+            self.twice[end] = [number for number, count in came.items() if count > 1]
+
+    def _send(self, end: int) -> None:
+        while not self._stop.is_set():
+            number = self.sent[end]
+            self._datagrams.ends[end].send(number.to_bytes(8, "big") + bytes(number * 7 % 1200))
+            self.sent[end] += 1
+            time.sleep(self._pause)
+
+    def _receive(self, end: int) -> None:
+        socket_ = self._datagrams.ends[end]
+        while True:
+            try:
+                data = socket_.recv(_LARGEST_DATAGRAM)
+            except TimeoutError:
+                if self._stop.is_set():
+                    return
+                continue
+            number = int.from_bytes(data[:8], "big")
+            assert len(data) == 8 + number * 7 % 1200
+            self._came[end][number] += 1
+
+
 def digest(data: bytes) -> bytes:
     """SHA-256, to compare what arrived with what was sent."""
     return hashlib.sha256(data).digest()
@@ -138,6 +196,7 @@ class Stream:
         self.wrong = False
         self._listener = receiver.namespace.socket(_FAMILIES[version], socket.SOCK_STREAM)
         self._client = sender.namespace.socket(_FAMILIES[version], socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind((receiver.addresses[version], port))
         self._listener.listen(1)
         self._client.settimeout(10)

@@ -156,6 +156,8 @@ def _statistics(state: SaState, *, details: bool) -> list[str]:
         "stats:",
         "  " + " ".join(f"{name} {state.drops.get(reason.value, 0)}" for name, reason in STATS),
     ]
+    if state.replaced:
+        lines.append(f"replaced by rekeying: goes {state.leaves or 'when it is deleted'}")
     drops = [drop_text(name, packets) for name, packets in sorted(state.drops.items()) if packets or details]
     return [*lines, *(["drops:", *(f"  {drop}" for drop in drops)] if drops else [])]
 

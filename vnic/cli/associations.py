@@ -13,7 +13,7 @@ from typing import Literal, cast
 from vnic.cli import values
 from vnic.cli.association_text import brief_text, flag_names, state_text
 from vnic.cli.grammar import ADAPTERS, Choice, Flags, Found, Group, Refusal, Value, Vocabulary, Word
-from vnic.cli.protection import protection_of
+from vnic.cli.protection import protection_of, protocol_said
 from vnic.cli.render import plural
 from vnic.cli.selector import SELECTOR_WORDS, inside, selector_of
 from vnic.cli.session import Session
@@ -25,6 +25,8 @@ from vnic.control.interface import (
     Lifetime,
     ListAdapters,
     ListSas,
+    RekeySas,
+    Renewal,
     ReplaceSa,
     RequestSaDeletion,
     Sa,
@@ -396,20 +398,24 @@ def sa_of(found: Found, session: Session) -> Sa:
 
 
 def _answered(session: Session, reply: SaReply, verb: str) -> None:
+    _warn_of(session, reply)
+    session.answer(reply, lambda: _result_text(session, reply, verb))
+
+
+def _warn_of(session: Session, reply: SaReply) -> None:
     for weak in reply.weak:
         session.warn(f"weak: {weak}")
     if reply.status:
         by = "software IPsec has taken it" if reply.offload == "software" else "nobody works on it"
         session.warn(f"the NIC refused the SA, {by}: {reply.message} [{reply.status_name}]")
 
-    def text() -> str:
-        if not session.options.details:
-            return ""
-        by = "" if reply.offload == "nic" else f" by {reply.offload}"
-        named = f"{verb} {reply.adapter} {reply.direction} handle {reply.handle:#x}"
-        return f"{named}{by} {reply.status_name}\n"
 
-    session.answer(reply, text)
+def _result_text(session: Session, reply: SaReply, verb: str) -> str:
+    if not session.options.details:
+        return ""
+    by = "" if reply.offload == "nic" else f" by {reply.offload}"
+    named = f"{verb} {reply.adapter} {reply.direction} handle {reply.handle:#x}"
+    return f"{named}{by} {reply.status_name}\n"
 
 
 def add(session: Session, found: Found) -> None:
@@ -448,6 +454,48 @@ def delete(session: Session, found: Found) -> None:
         spi=found.get("spi", int),
     )
     _answered(session, session.ask(request), "deleted")
+
+
+def _renewal(found: Found, session: Session) -> Renewal:
+    """Make one SA's part of a rekeying."""
+    old, handle = found.get("old", int), found.get("handle", int)
+    proto = protocol_of(found)
+    if (old is None) == (handle is None):
+        raise UsageError("the old SA is named once", field="old", allowed="old SPI, or handle HANDLE")
+    protection = protection_of(found, proto or protocol_said(found), session.keys)
+    return Renewal(
+        new_spi=found.need("spi", int),
+        handle=handle,
+        spi=old,
+        dst=found.get("dst", str),
+        proto=proto,
+        encryption=protection.encryption,
+        encryption_key=protection.encryption_key,
+        integrity=protection.integrity,
+        integrity_key=protection.integrity_key,
+        icv_length=protection.icv_length,
+        lifetime=lifetime_of(found),
+    )
+
+
+def rekey(session: Session, found: Found) -> None:
+    """Put successors in the place of SAs."""
+    parts = [part for way in ("in", "out") for part in found.many(way, Found)]
+    if not parts:
+        raise UsageError("no SA is named", field="in, out", allowed="in …, out …, or both")
+    request = RekeySas(
+        sas=[_renewal(part, session) for part in parts],
+        adapter=adapter_of(found),
+        grace=found.get("grace", int),
+    )
+    reply = session.ask(request)
+    for one in reply.sas:
+        _warn_of(session, one)
+
+    def text() -> str:
+        return "".join(_result_text(session, one, "added") for one in reply.sas)
+
+    session.answer(reply, text)
 
 
 def request_deletion(session: Session, found: Found) -> None:

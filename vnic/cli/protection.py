@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from vnic.cli import values
 from vnic.cli.grammar import FILES, Found, Group, Nothing, Refusal, Series, Value, Vocabulary, Word
@@ -184,6 +185,12 @@ def protection_of(found: Found, proto: str, keys: KeyReader) -> Protection:
             allowed=f"enc: {ENC_NAMES}; aead: {AEAD_NAMES}",
         )
     return made
+
+
+def protocol_said(found: Found) -> Literal["esp", "ah"]:
+    """The protocol that the algorithms alone say: AH where nothing encrypts, if only with null."""
+    esp = "enc" in found or "aead" in found or any(row.name in found for row in ENCRYPTIONS)
+    return "esp" if esp else "ah"
 
 
 def _from_kernel(found: Found, said: Sequence[str], proto: str, keys: KeyReader) -> Protection:

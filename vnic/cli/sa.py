@@ -24,11 +24,12 @@ from vnic.cli.associations import (
     SRC,
     adapter_of,
 )
-from vnic.cli.grammar import FILES, Choice, Found, Object, Value, Verb, Vocabulary, Word
+from vnic.cli.grammar import FILES, Choice, Found, Group, Object, Value, Verb, Vocabulary, Word
 from vnic.cli.protection import SHORT_WORDS, XFRM_WORDS
 from vnic.cli.session import Session
 from vnic.cli.words import UsageError
 from vnic.control.interface import ExportKeys
+from vnic.ipsec.lifetime import MAX_GRACE_S
 
 _U64 = values.integer(0, 0xFFFFFFFFFFFFFFFF)
 _SEQ = Value("SEQ", values.u32)
@@ -97,6 +98,23 @@ _ADD = Vocabulary(
 _HANDLE = Word("handle", Value("HANDLE", _U64), "the number the NIC gave it")
 _MAYBE_PROTOCOLS = tuple(replace(word, symbol="[ esp | ah ]") for word in _PROTOCOLS)
 _ONE = (DEV, _HANDLE, SRC, DST, *_MAYBE_PROTOCOLS, _LONG_PROTO, SPI)
+
+_RENEWAL = Vocabulary(
+    Word(
+        "old",
+        Value("SPI", values.spi),
+        "SPI of the SA that is replaced",
+        symbol="{ old SPI | handle HANDLE }",
+    ),
+    Word("handle", _HANDLE.operand, "its handle instead", symbol="{ old SPI | handle HANDLE }"),
+    Word("dst", DST.operand, "its destination, where several SAs have that SPI"),
+    *_MAYBE_PROTOCOLS,
+    Word("spi", SPI.operand, "SPI of the new SA", required=True),
+    *SHORT_WORDS,
+    do.LIMIT,
+    *(replace(word, symbol="…") for word in XFRM_WORDS),
+)
+_PART = Group(_RENEWAL, symbol="RENEWAL")
 
 _FILTER = Vocabulary(
     DEV,
@@ -173,6 +191,31 @@ SA = Object(
             do.rebase,
             Vocabulary(*_ONE, Word("seq-hi", _SEQ, "the upper 32 bits", required=True)),
             examples=("vnic sa rebase dev left handle 0x1 seq-hi 1",),
+        ),
+        Verb(
+            "rekey",
+            "put new SAs in the place of old ones, without a packet lost",
+            do.rekey,
+            Vocabulary(
+                DEV,
+                Word("in", _PART, "an inbound SA: the old one goes when the grace is over", repeated=True),
+                Word(
+                    "out",
+                    _PART,
+                    "an outbound SA: the new one seals from now on, the old one goes",
+                    repeated=True,
+                ),
+                Word(
+                    "grace",
+                    Value("SECONDS", values.integer(0, MAX_GRACE_S)),
+                    "how long old inbound SAs go on: 10 when it is not said; with in alone until deleted",
+                ),
+            ),
+            examples=(
+                "vnic sa rekey dev right in old 0x101 spi 0x111 aes-gcm-128 key file:left.key",
+                "vnic sa rekey dev left in old 0x201 spi 0x211 aes-gcm-128 key file:next.key "
+                "out old 0x101 spi 0x111 aes-gcm-128 key file:left.key grace 30",
+            ),
         ),
         Verb(
             "request-delete",

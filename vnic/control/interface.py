@@ -62,6 +62,7 @@ EventWord = Literal[
     "sa_added",
     "sa_updated",
     "sa_deleted",
+    "sa_rekeyed",
     "sa_expiring",
     "sa_expired",
     "policy_added",
@@ -339,6 +340,10 @@ class SaState:
     needed_window: int = 0
     """In: packets of the smallest replay window that would have taken every late packet so far; 0: none was
     late. Replays older than the window cannot be told from late packets, and count too."""
+    replaced: bool = False
+    """In: rekeying has put another in its place; it takes what is still under way."""
+    leaves: str | None = None
+    """RFC 3339; when it goes because it was replaced. Null: nobody said."""
 
 
 @value
@@ -749,11 +754,14 @@ class Event:
     adapter: str | None = None
     sa: SaName | None = None
     handle: int | None = None
+    old: SaName | None = None
+    """sa_rekeyed: the SA that `sa` has taken the place of."""
     policy: Policy | None = None
     drop: DropEvent | None = None
     indication: Indication | None = None
     limit: str | None = None
-    """sa_expiring, sa_expired: the limit that was reached: time-soft, … packet-hard.
+    """sa_expiring, sa_expired: the limit that was reached: time-soft, … packet-hard; grace, where
+    rekeying has put another in its place.
     sequence_low: 75 % or 90 %. cipher_limit: cipher-soft or cipher-hard; where that is enforced, sa_expired
     tells of cipher-hard."""
     lost: int | None = None
@@ -1079,6 +1087,49 @@ class DeleteSa(Call[SaReply]):
     dst: str | None = None
     proto: ProtocolWord | None = None
     spi: int | None = None
+
+
+@value
+class Renewal:
+    """An SA that is to be replaced, and SPI, algorithms and keys of its successor. All else the successor has
+    from the old SA; its numbers begin anew."""
+
+    new_spi: int
+    handle: int | None = None
+    """Names the old SA; or spi does, with dst and proto where several SAs have it."""
+    spi: int | None = None
+    dst: str | None = None
+    proto: ProtocolWord | None = None
+    encryption: str | None = None
+    encryption_key: str | None = field(default=None, repr=False)
+    integrity: str | None = None
+    integrity_key: str | None = field(default=None, repr=False)
+    icv_length: int | None = None
+    """Bits; null is the algorithm's default."""
+    lifetime: Lifetime | None = None
+    """Null: the limits of the old one, counted anew."""
+
+
+@value
+class RekeyReply:
+    """What became of each successor, in the order of the request."""
+
+    sas: list[SaReply]
+
+
+@call
+class RekeySas(Call[RekeyReply]):
+    """Put successors in the place of SAs, make before break: successors of inbound SAs are added, then
+    those of outbound SAs, which seal from then on; the old outbound SAs are deleted, the old inbound ones
+    when `grace` is over. Refused whole, if any part cannot be done."""
+
+    sas: list[Renewal]
+    """All inbound, all outbound, or both."""
+    adapter: str | None = None
+    """Null: the only one."""
+    grace: int | None = None
+    """Seconds. Null is 10 where an outbound SA is replaced as well; else the old inbound SAs go on until they
+    are deleted, because only the peer knows when it has switched."""
 
 
 @call
@@ -1523,6 +1574,7 @@ CALLS: tuple[type[Call[Any]], ...] = (
     ReplaceSa,
     UpdateSa,
     DeleteSa,
+    RekeySas,
     RequestSaDeletion,
     FlushSas,
     ListSas,

@@ -24,10 +24,11 @@ from vnic.daemon.keyfile import wireshark_line
 from vnic.daemon.memory import Memory
 from vnic.daemon.nbls import Nbls
 from vnic.daemon.wire_faults import check_no_value
-from vnic.engine.contract import Engine, SaReport
+from vnic.engine.contract import Added, Engine, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, SaId, SecurityAssociation, weaknesses
 from vnic.ipsec.policy import PolicyEntry, Selector
+from vnic.ipsec.renewal import Renewal
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.status import NdisStatus
 
@@ -38,6 +39,12 @@ Reply = TypeVar("Reply")
 _UPPER_HALF = 0xFFFFFFFF
 
 _MAX_SNAP_LENGTH = 1 << 20
+
+_MOST_RENEWALS = 64
+"""SAs of one rekeying: they change in one go, and frames wait for them."""
+
+_GRACE_S = 10
+"""Of old inbound SAs whose outbound ones are replaced as well: more than packets are under way."""
 
 _SAS_A_TURN = 64
 """SAs deleted, or told of, before the frames get a turn."""
@@ -93,6 +100,7 @@ class Handlers:
             api.ReplaceSa: self._replace_sa,
             api.UpdateSa: self._update_sa,
             api.DeleteSa: self._delete_sa,
+            api.RekeySas: self._rekey_sas,
             api.RequestSaDeletion: self._request_sa_deletion,
             api.FlushSas: self._flush_sas,
             api.ListSas: self._list_sas,
@@ -245,19 +253,120 @@ class Handlers:
         if sa.lifetime is not None:
             adapter.keep_time()
         self._tell_sa("sa_updated" if replace else "sa_added", adapter, sa, added.handle)
-        weak = weaknesses(sa.encryption, sa.encryption_key, sa.integrity, sa.spi)
-        for reason in weak:
-            log.warning("adapter %s, %s: weak: %s", adapter.name, sa.id, reason)
         await self._adapters.refresh_mtu(adapter)
-        return api.SaReply(
+        return _added_reply(adapter, sa, added)
+
+    async def _rekey_sas(self, request: api.RekeySas) -> api.RekeyReply:
+        adapter = self._adapters.require(request.adapter)
+        adapter.require_running()
+        engine = adapter.require_inline("SAs")
+        if len(request.sas) > _MOST_RENEWALS:
+            raise RequestError(
+                "too many SAs for one rekeying",
+                field="sas",
+                value=str(len(request.sas)),
+                allowed=f"1 to {_MOST_RENEWALS}",
+            )
+        renewals = [self._renewal(engine, message) for message in request.sas]
+        old = [_known(adapter, renewal.old) for renewal in renewals]
+        grace = request.grace
+        if grace is None and any(report.sa.direction is Direction.OUTBOUND for report in old):
+            grace = _GRACE_S
+        self._check_peer_is_ready(adapter, renewals, old)
+        try:
+            added = engine.rekey(renewals, grace, self._about.clock())
+        except OidError:
+            raise
+        except RequestError as error:
+            raise _malformed(error) from None
+        adapter.keep_time()
+        replies = []
+        for renewal, before, one in zip(renewals, old, added, strict=True):
+            sa = _known(adapter, renewal.old._replace(spi=renewal.spi)).sa
+            self._tell_sa("sa_added", adapter, sa, one.handle)
+            self._tell_rekeyed(adapter, before.sa, sa, one.handle)
+            if sa.direction is Direction.OUTBOUND:
+                self._tell_sa("sa_deleted", adapter, before.sa, before.offload_handle)
+            replies.append(_added_reply(adapter, sa, one))
+        await self._adapters.refresh_mtu(adapter)
+        return api.RekeyReply(sas=replies)
+
+    def _renewal(self, engine: Engine, message: api.Renewal) -> Renewal:
+        """Find the SA that is to be replaced, and read its successor."""
+        named = (message.spi, message.dst, message.proto)
+        if message.handle is not None:
+            if named != (None, None, None):
+                raise RequestError(
+                    "name the old SA once",
+                    field="handle",
+                    value=str(message.handle)[:64],
+                    allowed="handle, or spi with dst and proto",
+                )
+            old = engine.find_handle(OffloadHandle(message.handle))
+            if old is None:
+                raise OidError(
+                    NdisStatus.INVALID_PARAMETER,
+                    "there is no SA with this handle",
+                    field="handle",
+                    value=str(message.handle)[:64],
+                    allowed="a handle that `vnic sa show` lists",
+                )
+            return values.renewal_of(message, old)
+        if message.spi is None:
+            raise RequestError("the old SA is named by its SPI, or by its handle", field="old", allowed="SPI")
+        destination = None if message.dst is None else values.address_of(message.dst, "dst")
+        protocol = None if message.proto is None else values.protocol_of(message.proto)
+        found = engine.sas_named(message.spi, destination, protocol)
+        if not found:
+            raise OidError(
+                NdisStatus.INVALID_PARAMETER,
+                "there is no such SA",
+                field="old",
+                value=f"{message.spi:#x}"[:64],
+                allowed="an SA of this adapter that `vnic sa show` lists",
+            )
+        if len(found) > 1:
+            raise RequestError(
+                "several SAs have this SPI; name dst and protocol as well",
+                field="old",
+                value=f"{message.spi:#x}"[:64],
+                allowed=", ".join(str(one) for one in found[:4]),
+            )
+        return values.renewal_of(message, found[0])
+
+    def _check_peer_is_ready(self, adapter: Adapter, renewals: list[Renewal], old: list[SaReport]) -> None:
+        """Refuse to switch where it is known that the far end cannot open what would be sealed: it is an
+        adapter of this daemon, which has the old inbound SA and not the new one."""
+        peer = self._adapters.peer_of(adapter)
+        if peer is None:
+            return
+        for renewal, report in zip(renewals, old, strict=True):
+            if report.sa.direction is Direction.INBOUND:
+                continue
+            new = renewal.old._replace(spi=renewal.spi)
+            if peer.engine.find_sa(renewal.old) is not None and peer.engine.find_sa(new) is None:
+                raise RequestError(
+                    f"adapter {peer.name} at the other end of the link has no inbound SA for it yet; "
+                    f"rekey that first: `vnic sa rekey dev {peer.name} in …`",
+                    field="spi",
+                    value=f"{renewal.spi:#x}",
+                    allowed="an SPI that the far end can open",
+                )
+
+    def _tell_rekeyed(
+        self, adapter: Adapter, old: SecurityAssociation, new: SecurityAssociation, handle: OffloadHandle
+    ) -> None:
+        if not self._events.heard():
+            self._events.pass_over()
+            return
+        text = f"adapter {adapter.name}: SA {new.direction.value} {new.id} has replaced spi {old.spi:#010x}"
+        self._events.tell(
+            "sa_rekeyed",
+            text,
             adapter=adapter.name,
-            direction=sa.direction.value,
-            handle=added.handle,
-            status=added.status,
-            status_name=added.status.label,
-            weak=list(weak),
-            offload=added.offload.value,
-            message=added.message,
+            sa=values.full_name_of(new),
+            old=values.full_name_of(old),
+            handle=int(handle),
         )
 
     async def _direction_of(self, adapter: Adapter, message: api.Sa) -> Direction:
@@ -660,6 +769,23 @@ def _malformed(error: RequestError) -> OidError:
     """Give a refusal of an SA request the status the NIC has for malformed members."""
     return OidError(
         NdisStatus.INVALID_DATA, error.message, field=error.field, value=error.value, allowed=error.allowed
+    )
+
+
+def _added_reply(adapter: Adapter, sa: SecurityAssociation, added: Added) -> api.SaReply:
+    """Answer for an SA that was added, and note in the log what is weak about it."""
+    weak = weaknesses(sa.encryption, sa.encryption_key, sa.integrity, sa.spi)
+    for reason in weak:
+        log.warning("adapter %s, %s: weak: %s", adapter.name, sa.id, reason)
+    return api.SaReply(
+        adapter=adapter.name,
+        direction=sa.direction.value,
+        handle=added.handle,
+        status=added.status,
+        status_name=added.status.label,
+        weak=list(weak),
+        offload=added.offload.value,
+        message=added.message,
     )
 
 

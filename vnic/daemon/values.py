@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from ipaddress import ip_address, ip_network
+from math import inf
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from vnic.control.interface import (
     VerdictWord,
 )
 from vnic.control.interface import Lifetime as LifetimeMessage
+from vnic.control.interface import Renewal as RenewalMessage
 from vnic.control.interface import Selector as SelectorMessage
 from vnic.daemon.hardware import hardware_of as hardware_of
 from vnic.daemon.hardware import keywords_of as keywords_of
@@ -44,6 +46,7 @@ from vnic.ipsec.headers import DEFAULT_HOP_LIMIT, DfRule, HeaderSettings
 from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix
+from vnic.ipsec.renewal import Renewal
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS
 from vnic.ndis.status import NdisStatus
 
@@ -105,11 +108,6 @@ def sa_of(message: Sa, direction: Direction) -> SecurityAssociation:
         RequestError: a word cannot be read.
         OidError: NOT_SUPPORTED for an algorithm that is not in the table.
     """
-    icv_bits = message.icv_length or 0
-    if icv_bits % 8:
-        raise RequestError(
-            "an ICV is whole bytes", field="icv-length", value=str(icv_bits), allowed="64, 96, 128"
-        )
     return SecurityAssociation(
         direction=direction,
         source=address_of(message.src, "src"),
@@ -121,7 +119,7 @@ def sa_of(message: Sa, direction: Direction) -> SecurityAssociation:
         encryption_key=_key(message.encryption_key, "enc"),
         integrity=_algorithm(message.integrity, INTEGRITY_BY_NAME, "auth"),
         integrity_key=_key(message.integrity_key, "auth"),
-        icv_length=icv_bits // 8,
+        icv_length=_icv_bytes(message.icv_length),
         esn=bool(message.esn),
         replay_window=DEFAULT_WINDOW_BITS if message.replay_window is None else message.replay_window,
         reqid=message.reqid or 0,
@@ -147,6 +145,36 @@ def _header_settings(message: Sa) -> HeaderSettings:
         flow_label=message.flow_label,
         tfc_padding=message.tfc_padding or 0,
     )
+
+
+def renewal_of(message: RenewalMessage, old: SaId) -> Renewal:
+    """Read the successor of an SA; `Renewal.successor` is still to check it.
+
+    Raises:
+        RequestError: a word cannot be read.
+        OidError: NOT_SUPPORTED for an algorithm that is not in the table.
+    """
+    return Renewal(
+        old=old,
+        spi=message.new_spi,
+        encryption=_algorithm(message.encryption, ENCRYPTION_BY_NAME, "enc"),
+        encryption_key=_key(message.encryption_key, "enc"),
+        integrity=_algorithm(message.integrity, INTEGRITY_BY_NAME, "auth"),
+        integrity_key=_key(message.integrity_key, "auth"),
+        icv_length=_icv_bytes(message.icv_length),
+        lifetime=None if message.lifetime is None else _lifetime(message.lifetime),
+    )
+
+
+def _icv_bytes(bits: int | None) -> int:
+    if (bits or 0) % 8:
+        raise RequestError(
+            "an ICV is whole bytes",
+            field="icv-length",
+            value=str(bits)[:_SHOWN_LENGTH],
+            allowed="64, 96, 128",
+        )
+    return (bits or 0) // 8
 
 
 def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bool) -> Sa:
@@ -208,6 +236,8 @@ def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) ->
         offload=report.offload.value,
         expiring=report.expiring,
         needed_window=report.needed_window,
+        replaced=report.replaced,
+        leaves=wall(report.leaves) if report.leaves < inf else None,
     )
 
 

@@ -6,15 +6,17 @@ happen whole or raise and change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Protocol
 
-from vnic.ipsec.association import Direction, SaId, SecurityAssociation
+from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent, EventKind, SaCounters
 from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.policy import Defaults, FlowKey, PolicyEntry, Selector
+from vnic.ipsec.renewal import Renewal
 from vnic.miniport.configuration import FeatureState
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import Keywords
@@ -117,6 +119,10 @@ class SaReport:
     """The limit of its cipher that is reached: cipher-soft or cipher-hard, else empty."""
     needed_window: int = 0
     """Inbound: packets of the smallest replay window that would have taken every late packet so far."""
+    replaced: bool = False
+    """Inbound: rekeying has put another in its place."""
+    leaves: float = inf
+    """`now` at which it goes because it was replaced; infinite when nobody said."""
 
 
 class Card(Protocol):
@@ -319,6 +325,25 @@ class Engine(Card, Protocol):
 
     def receive(self, burst: list[NetBuffer], now: float) -> Outcome:
         """Take frames from the wire. Drops are counted, never raised."""
+        ...
+
+    def rekey(self, renewals: Sequence[Renewal], grace: int | None, now: float) -> list[Added]:
+        """Put successors in the place of SAs, make before break, or change nothing; gives what became of
+        each. The old outbound SAs are gone then; the old inbound ones go when their grace is over.
+
+        Args:
+            renewals: inbound, outbound or both, each old SA once.
+            grace: seconds; None: old inbound SAs go when they are deleted.
+
+        Raises:
+            RequestError: a value is out of range, a key is the old one, or a policy names an old SPI.
+            OidError: INVALID_PARAMETER: an old SA is not there or is replaced already, or a new name is
+                taken; RESOURCES: there is no room for both; or whatever the NIC refused it with.
+        """
+        ...
+
+    def sas_named(self, spi: int, destination: bytes | None, protocol: IpsecProtocol | None) -> list[SaId]:
+        """The SAs with this SPI, of this destination and protocol where they are given."""
         ...
 
     def sa_mtu(self, sa: SaId, now: float) -> SaMtu | None:

@@ -5,18 +5,19 @@ Law: joins the two roles and decides nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import inf
 
 from vnic.engine.card import NicCard
 from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaMtu, SaReport
 from vnic.errors import OidError, RequestError
-from vnic.ipsec.association import Direction, SaId, SecurityAssociation
+from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.counters import CardCounters, EngineEvent
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.policy import Defaults, FlowKey, PolicyEntry, Selector
+from vnic.ipsec.renewal import Renewal
 from vnic.miniport.adapter import AdapterState, MiniportAdapter
 from vnic.miniport.counter_keys import CounterKeys
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
@@ -28,6 +29,7 @@ from vnic.transport.audit import Audit
 from vnic.transport.coalesce import coalesce
 from vnic.transport.inbound import Inbound
 from vnic.transport.outbound import Outbound
+from vnic.transport.rekeying import rekey
 from vnic.transport.sad import MAX_SAS, Sad
 from vnic.transport.spd import Spd
 from vnic.transport.state import SaState
@@ -261,10 +263,25 @@ class ReferenceEngine(NicCard):
 
     def add_sa(self, sa: SecurityAssociation, now: float, *, replace: bool = False) -> Added:
         self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
-        handle = self._sad.add(sa, now, replace_existing=replace)
-        state = self._sad.table[sa.id]
+        self._sad.add(sa, now, replace_existing=replace)
+        return self._added(self._sad.table[sa.id])
+
+    def _added(self, state: SaState) -> Added:
         status, message = state.refusal or (NdisStatus.SUCCESS, "")
-        return Added(handle, self._offload_of(state), status, message)
+        return Added(state.handle, self._offload_of(state), status, message)
+
+    def rekey(self, renewals: Sequence[Renewal], grace: int | None, now: float) -> list[Added]:
+        self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
+        return [self._added(state) for state in rekey(self._sad, self._spd.entries(), renewals, grace, now)]
+
+    def sas_named(self, spi: int, destination: bytes | None, protocol: IpsecProtocol | None) -> list[SaId]:
+        return [
+            name
+            for name in self._sad.table
+            if name.spi == spi
+            and destination in (None, name.destination)
+            and protocol in (None, name.protocol)
+        ]
 
     def update_sa(self, sa: SaId, sequence_number_high_order: int) -> None:
         self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
@@ -351,4 +368,6 @@ class ReferenceEngine(NicCard):
             expiring=state.expiring,
             cipher_limit=state.cipher_limit,
             needed_window=0 if state.window is None else state.window.needed_bits,
+            replaced=state.replaced,
+            leaves=state.leaves,
         )

@@ -18,6 +18,9 @@ from vnic.errors import RequestError
 MAX_LIMIT = 0xFFFFFFFFFFFFFFFF
 """64 bits; the kernel's own number for no limit of bytes and packets (XFRM_INF)."""
 
+MAX_GRACE_S = 86_400
+"""Longest time an old inbound SA goes on beside the one in its place, in seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:

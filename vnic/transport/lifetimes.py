@@ -34,6 +34,9 @@ from vnic.transport.state import NO_STOP, SaState
 if TYPE_CHECKING:
     from vnic.transport.sad import Sad
 
+GRACE = "grace"
+"""The limit of an inbound SA that rekeying has put another in the place of."""
+
 _LARGEST_PACKET = 1 << 17
 """More bytes than any IP packet has: so much less may be left of a byte limit after each packet."""
 
@@ -105,7 +108,7 @@ class Lifetimes:
         for word, moment in _moments(state):
             if moment > now:
                 continue
-            if word.endswith("-hard"):
+            if word == GRACE or word.endswith("-hard"):
                 self._end(state, word)
                 return
             if not state.expiring:
@@ -245,6 +248,8 @@ class Lifetimes:
 
 def _moments(state: SaState) -> Iterable[tuple[str, float]]:
     """The limits by time of an SA, hard ones first, and `now` of each."""
+    if state.leaves < inf:
+        yield GRACE, state.leaves
     life = state.sa.lifetime
     if life is None:
         return

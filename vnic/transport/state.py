@@ -46,6 +46,8 @@ class SaState:
         percent: how much of its numbers has been told to be used, or was before its time.
         cipher_limit: which limit of its cipher has been told: "", cipher-soft or cipher-hard.
         ended: the hard limit that it has reached, or "".
+        replaced: rekeying has put another in its place; it goes on to take what is under way.
+        leaves: `now` at which it goes because it was replaced; infinite when nobody said.
     """
 
     __slots__ = (
@@ -61,12 +63,14 @@ class SaState:
         "half_known",
         "handle",
         "iv_length",
+        "leaves",
         "nic_mark",
         "packets_before",
         "partner",
         "past_handles",
         "percent",
         "refusal",
+        "replaced",
         "sa",
         "sequence",
         "software_handle",
@@ -104,6 +108,8 @@ class SaState:
         self.deadline = inf
         self.expiring = False
         self.ended = ""
+        self.replaced = False
+        self.leaves = inf
         self.cipher_limit = ""
         self.percent = 0 if self.sequence is None else self.sequence.percent(self.sequence.last)
         if sa.lifetime is not None or (sa.encryption is not None and sa.encryption.has_short_blocks):

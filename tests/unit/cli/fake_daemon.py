@@ -466,6 +466,7 @@ DEFAULTS: dict[type[Any], Answer] = {
     api.ReplaceSa: SA_REPLY,
     api.UpdateSa: SA_REPLY,
     api.DeleteSa: SA_REPLY,
+    api.RekeySas: lambda request: api.RekeyReply(sas=[SA_REPLY for _ in request.sas]),
     api.RequestSaDeletion: SA_REPLY,
     api.FlushSas: api.FlushSasReply(count=2, status=0, status_name="NDIS_STATUS_SUCCESS"),
     api.ListSas: api.SasReply(sas=[STATE_OUT, STATE_IN]),

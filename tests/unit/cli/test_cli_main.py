@@ -379,7 +379,7 @@ def test_every_example_of_the_help_is_a_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     vnic.memory.events = [LOST]
-    keys = {"left.key": 20, "enc.key": 32, "auth.key": 32}
+    keys = {"left.key": 20, "next.key": 20, "enc.key": 32, "auth.key": 32}
     for name, length in keys.items():
         (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_bytes(bytes(range(length)))

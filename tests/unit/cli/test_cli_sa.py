@@ -131,6 +131,78 @@ def test_rebase_sets_the_upper_half(vnic: Command) -> None:
     assert refusal(vnic, "sa rebase handle 3")["field"] == "seq-hi"
 
 
+def test_rekey_names_old_sas_and_what_takes_their_place(vnic: Command) -> None:
+    result = vnic(
+        f"-d sa rekey dev left grace 30 in old 0x201 spi 0x211 aes-cbc-128 key - "
+        f"hmac-sha256-128 key {KEY32} icv 96 limit time-hard 3600 "
+        f"out handle 3 spi 0x111 aead 'rfc4106(gcm(aes))' {GCM_KEY} 128 "
+        f"in old 0x202 dst 192.0.2.1 ah spi 0x212 hmac-sha1-96 key 0x{'03' * 20}",
+        stdin=f"{'01' * 16}\n",
+    )
+    assert result.request == api.RekeySas(
+        adapter="left",
+        grace=30,
+        sas=[
+            api.Renewal(
+                new_spi=0x211,
+                spi=0x201,
+                encryption="aes-cbc-128",
+                encryption_key="01" * 16,
+                integrity="hmac-sha256-128",
+                integrity_key=KEY32[2:],
+                icv_length=96,
+                lifetime=api.Lifetime(time_hard=3600),
+            ),
+            api.Renewal(
+                new_spi=0x212,
+                spi=0x202,
+                dst="192.0.2.1",
+                proto="ah",
+                integrity="hmac-sha1-96",
+                integrity_key="03" * 20,
+            ),
+            api.Renewal(
+                new_spi=0x111, handle=3, encryption="aes-gcm-128", encryption_key=GCM_KEY[2:], icv_length=128
+            ),
+        ],
+    )
+    assert "01" * 16 not in repr(result.request)
+    assert result.out == "added left out handle 0x3 NDIS_STATUS_SUCCESS\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "proto"),
+    [
+        (f"hmac-sha256-128 key {KEY32}", "integrity"),
+        (f"null hmac-sha256-128 key {KEY32}", "encryption"),
+        (f"auth hmac(sha256) {KEY32}", "integrity"),
+    ],
+)
+def test_protocol_of_a_renewal_follows_from_its_algorithms(vnic: Command, words: str, proto: str) -> None:
+    (made,) = vnic(f"sa rekey in old 0x201 spi 0x211 {words}").request.sas
+    assert (made.encryption is not None) == (proto == "encryption")
+    assert made.proto is None
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ("", "in, out"),
+        ("grace 5", "in, out"),
+        (f"in spi 0x211 aes-gcm-128 key {GCM_KEY}", "old"),
+        (f"in old 0x201 handle 3 spi 0x211 aes-gcm-128 key {GCM_KEY}", "old"),
+        (f"in old 0x201 aes-gcm-128 key {GCM_KEY}", "in spi"),
+        ("in old 0x201 spi 0x211", "auth"),
+        (f"in old 0x201 spi 0x211 ah aes-gcm-128 key {GCM_KEY}", "proto"),
+        (f"out old 0x101 spi 0x111 aes-gcm-128 key {GCM_KEY} grace 86401", "grace"),
+    ],
+)
+def test_rekey_that_lacks_something_is_refused_before_the_daemon_hears(
+    vnic: Command, words: str, field: str
+) -> None:
+    assert refusal(vnic, f"sa rekey {words}")["field"] == field
+
+
 def test_details_say_what_the_nic_answered_and_json_always_does(vnic: Command) -> None:
     line = f"sa add dst 192.0.2.2 esp spi 0x101 aes-gcm-128 key {GCM_KEY}"
     assert vnic(f"-d {line}").out == "added left out handle 0x3 NDIS_STATUS_SUCCESS\n"

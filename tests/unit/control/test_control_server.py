@@ -50,6 +50,7 @@ NAMES = {
     "AddPolicy": {"policy": {"direction": "in", "selector": {}, "action": "bypass"}},
     "DeletePolicy": {"direction": "in"},
 }
+NAMES["RekeySas"] = {"sas": [{"new_spi": 257, "spi": 256}]}
 NAMES["ReplaceSa"] = NAMES["AddSa"]
 NAMES |= {f"{what}Adapter": {"name": "a"} for what in ("Reset", "Pause", "Resume", "Restart", "Remove")}
 NAMES["OidRequest"] = {"adapter": "a", "oid": "0x0", "request_type": "query"}

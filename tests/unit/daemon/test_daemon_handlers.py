@@ -5,6 +5,7 @@ import logging
 from base64 import b64encode
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -327,6 +328,118 @@ def test_upper_half_of_an_extended_number_is_set_by_handle_or_by_name() -> None:
             await desk.refused(
                 api.UpdateSa(handle=handle, sequence_number_high_order=1 << 32), "sequence-number-high-order"
             )
+
+    run(work())
+
+
+KEY2 = "5ec7e8" * 6 + "0011"
+RENEWED = api.Renewal(new_spi=0x110, spi=0x100, encryption="aes-gcm-128", encryption_key=KEY2)
+RENEWED_IN = api.Renewal(
+    new_spi=0x210, spi=0x200, dst="10.9.0.1", proto="esp", encryption="aes-gcm-128", encryption_key=KEY2
+)
+
+
+def test_rekeying_tells_of_new_and_old_and_the_old_inbound_sa_goes_by_itself() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            await desk.call(api.AddSa(sa=SA))
+            await desk.call(api.AddSa(sa=replace(IN, encryption_key=KEY[:-2] + "22")))
+            desk.world.events.all.clear()
+            reply = await desk.call(api.RekeySas(sas=[RENEWED, RENEWED_IN]))
+            assert [(one.direction, one.status, one.offload) for one in reply.sas] == [
+                ("out", 0, "nic"),
+                ("in", 0, "nic"),
+            ]
+            events = desk.world.events.all
+            assert [(one.kind, one.sa.spi, one.old and one.old.spi) for one in events if one.sa] == [
+                ("sa_added", 0x110, None),
+                ("sa_rekeyed", 0x110, 0x100),
+                ("sa_deleted", 0x100, None),
+                ("sa_added", 0x210, None),
+                ("sa_rekeyed", 0x210, 0x200),
+            ]
+            assert "0x00000100" in events[1].text
+            assert KEY2 not in repr(events)
+            shown = {one.sa.spi: one for one in (await desk.call(api.ListSas())).sas}
+            assert {spi: one.replaced for spi, one in shown.items()} == {
+                0x200: True,
+                0x110: False,
+                0x210: False,
+            }
+            assert shown[0x200].leaves == "2023-11-14T22:13:30.000000Z"
+            desk.world.now += 11
+            adapter = desk.world.adapters.require("left")
+            adapter.keep_time()
+            assert {one.sa.spi for one in (await desk.call(api.ListSas())).sas} == {0x110, 0x210}
+            assert (desk.world.events.all[-1].kind, desk.world.events.all[-1].limit) == (
+                "sa_expired",
+                "grace",
+            )
+
+    run(work())
+
+
+def test_rekeying_the_inbound_half_alone_has_no_end_unless_one_is_given() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            reply = await desk.call(api.AddSa(sa=IN))
+            await desk.call(
+                api.RekeySas(sas=[replace(RENEWED_IN, spi=None, dst=None, proto=None, handle=reply.handle)])
+            )
+            (old, _) = (await desk.call(api.ListSas())).sas
+            assert (old.replaced, old.leaves) == (True, None)
+
+    run(work())
+
+
+def test_old_sa_of_a_rekeying_is_named_so_that_it_is_one() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            await desk.call(api.AddSa(sa=SA))
+            await desk.call(api.AddSa(sa=replace(SA, dst="10.9.0.3", encryption_key=KEY[:-2] + "33")))
+            for members, field in (
+                ({}, "old"),
+                ({"spi": None}, "old"),
+                ({"spi": 0x999}, "old"),
+                ({"handle": 5}, "handle"),
+                ({"handle": 5, "spi": None}, "handle"),
+                ({"dst": "nowhere"}, "dst"),
+                ({"dst": "10.9.0.2", "encryption": "rot13"}, "enc"),
+                ({"dst": "10.9.0.2", "encryption_key": "xy"}, "enc"),
+                ({"dst": "10.9.0.2", "icv_length": 7}, "icv-length"),
+                ({"dst": "10.9.0.2", "encryption_key": KEY}, "enc"),
+            ):
+                await desk.refused(api.RekeySas(sas=[replace(RENEWED, **members)]), field)  # type: ignore[arg-type]
+            await desk.refused(api.RekeySas(sas=[]), "sas")
+            await desk.refused(api.RekeySas(sas=[RENEWED] * 65), "sas")
+            await desk.refused(api.RekeySas(sas=[replace(RENEWED, dst="10.9.0.2")], grace=-1), "grace")
+            await desk.call(api.RekeySas(sas=[replace(RENEWED, dst="10.9.0.2")]))
+
+    run(work())
+
+
+def test_nothing_is_switched_to_an_sa_that_the_adapter_at_the_far_end_cannot_open() -> None:
+    async def work() -> None:
+        async with Desk("left", "right") as desk:
+            await desk.call(api.SetAdapter(name="right", wire=api.Wire(kind="link", name="left")))
+            await desk.call(api.AddSa(sa=replace(SA, direction="out"), adapter="left"))
+            await desk.call(api.AddSa(sa=replace(SA, direction="in"), adapter="right"))
+            refusal = await desk.refused(api.RekeySas(sas=[RENEWED], adapter="left"), "spi")
+            assert "vnic sa rekey dev right in" in str(refusal)
+            await desk.call(api.RekeySas(sas=[RENEWED], adapter="right"))
+            await desk.call(api.RekeySas(sas=[RENEWED], adapter="left"))
+            shown = (await desk.call(api.ListSas(adapter="left"))).sas
+            assert [one.sa.spi for one in shown] == [0x110]
+
+    run(work())
+
+
+def test_adapter_with_an_external_transport_has_no_sas_to_rekey(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Desk() as desk:
+            nbl = str(tmp_path / "nbl")
+            await desk.call(api.AddAdapter(name="driven", transport="external", nbl_socket=nbl))
+            await desk.refused(api.RekeySas(sas=[RENEWED], adapter="driven"), "adapter")
 
     run(work())
 
