@@ -49,6 +49,7 @@ pub struct Card {
     pub(crate) sas: InboundSas,
     pub(crate) allowed: Allowed,
     pub(crate) counts: Counts,
+    pub(crate) send: crate::send::Scratch,
 }
 
 impl Card {
@@ -61,6 +62,7 @@ impl Card {
             sas: InboundSas(HashMap::with_hasher(seed)),
             allowed: Allowed(HashSet::with_hasher(seed)),
             counts: Counts::default(),
+            send: crate::send::Scratch::default(),
         }
     }
 
