@@ -167,6 +167,11 @@ _CIPHER_LIMITS = Word(
 _SOFTWARE = Word(
     "software", Choice(("on", "off")), "whether software IPsec takes what the NIC may or can not (on)"
 )
+_QUEUES = Word(
+    "queues",
+    Value("N", values.integer(1, 16)),
+    "of the TAP, which several processors of the host fill at once (1)",
+)
 KEYWORDS = ("*IPsecOffloadV1IPv4", "*IPsecOffloadV2", "*IPsecOffloadV2IPv4")
 _KEYWORD = Word(
     "keyword",
@@ -204,6 +209,7 @@ _ADD = Vocabulary(
     ),
     Word("nbl-socket", Value("PATH", values.text, (FILES,)), "where that driver attaches (NAME.nbl)"),
     _SOFTWARE,
+    _QUEUES,
     _KEYWORD,
     CAPS_WORD,
     _WIRE,
@@ -222,6 +228,10 @@ _SET = Vocabulary(
     Word(
         "software",
         Refusal("software IPsec is chosen when an adapter is made", "adapter add … software { on | off }"),
+    ),
+    Word(
+        "queues",
+        Refusal("the queues of a TAP are chosen when an adapter is made", "adapter add … queues N"),
     ),
     replace(_KEYWORD, summary=f"{_KEYWORD.summary}; in force after `restart`"),
     _WIRE,
@@ -284,6 +294,7 @@ def add(session: Session, found: Found) -> None:
             transport=cast("Literal['inline', 'external'] | None", transport),
             nbl_socket=None if socket is None else os.path.abspath(socket),
             software=_software(found),
+            queues=found.get("queues", int),
             capabilities=capabilities_of(found),
             keywords=_keywords(found),
             netns=found.get("netns", str),
@@ -396,7 +407,7 @@ def _tap_lines(tap: TapState | None) -> list[str]:
     return [
         f"tap {_where(tap.name, tap.netns)} mac {tap.mac} mtu {tap.mtu}"
         f"{' (default)' if tap.mtu_default else ''} {'up' if tap.up else 'down'}"
-        f"{' attached' if tap.attached else ''}",
+        f"{f' queues {tap.queues}' if tap.queues > 1 else ''}{' attached' if tap.attached else ''}",
         *(f"address {address}" for address in tap.addresses),
     ]
 

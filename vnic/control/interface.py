@@ -543,6 +543,8 @@ class TapState:
     """The device was there before and stays when the adapter goes."""
     features: dict[str, str]
     """Offloads by ethtool name: "on" or "off: REASON"."""
+    queues: int
+    """Descriptors the device is read and written through."""
 
 
 @value
@@ -865,6 +867,8 @@ class AddAdapter(Call[AdapterReply]):
     software: bool | None = None
     """Whether software IPsec takes what the NIC may or can not; null is true. False: the NIC's refusal of an
     SA is the request's refusal, and such packets are dropped."""
+    queues: int | None = None
+    """Of the TAP, 1 to 16; null is 1. A persistent TAP must have been made for one, or for several."""
     capabilities: Capabilities | None = None
     """The card to model; null can do all."""
     keywords: dict[str, int] | None = None

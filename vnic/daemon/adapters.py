@@ -174,6 +174,7 @@ class Adapters:
             mtu=engine.inner_mtu(wire.mtu) if settings.mtu is None else settings.mtu,
             addresses=settings.addresses or (),
             features_off=settings.features_off or (),
+            queues=settings.queues or 1,
         )
         await self._introduce(wire, tap.name, tap.netns)
         adapter = Adapter(settings, engine, tap, wire, self.surroundings, self._turns)

@@ -136,6 +136,7 @@ class AdapterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     transport: TransportWord = "inline"
     nbl_socket: str | None = None
     software: bool | None = None
+    queues: int | None = None
     capabilities: CapabilitiesTable | None = None
     keywords: dict[str, int] | None = None
 
@@ -247,6 +248,7 @@ def _adapter(table: AdapterTable, path: str) -> AddAdapter:
                 transport=table.transport,
                 nbl_socket=table.nbl_socket,
                 software=table.software,
+                queues=table.queues,
                 capabilities=_capabilities(table.capabilities),
                 keywords=table.keywords,
             )

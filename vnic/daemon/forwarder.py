@@ -1,7 +1,8 @@
 """The hot loop of one adapter: port, engine, port.
 
 Law: a burst per call and back to the event loop, so that control socket and other adapters stay alive. A
-defect costs one burst, never the daemon; what a burst loses to a defect is lost, not sent.
+defect costs one burst, never the daemon; what a burst loses to a defect is lost, not sent. While the wire
+has no room the TAP is not read, so that its own queue fills and nothing is lost between the two.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Forwarder:
         self._loop = asyncio.get_running_loop()
         self._running = False
         self._watched: dict[str, int] = {}
+        self._held_back = False
         self._pump: asyncio.Handle | None = None
         self._deadline = inf
         self._timer: asyncio.TimerHandle | None = None
@@ -95,6 +97,8 @@ class Forwarder:
             self._watch("wire", port, self._from_wire)
 
     def _watch(self, side: str, port: Port, ready: Callable[[], None]) -> None:
+        if side == "wire":
+            self._read_tap_again()
         descriptor = port.fileno()
         if descriptor is not None:
             self._loop.add_reader(descriptor, ready)
@@ -106,6 +110,8 @@ class Forwarder:
         if descriptor is not None:
             self._loop.remove_reader(descriptor)
         port.set_wake(None)
+        if side == "tap":
+            self._held_back = False
         if side == "wire" and self._pump is not None:
             self._pump.cancel()
             self._pump = None
@@ -117,9 +123,26 @@ class Forwarder:
 
     def _from_link(self) -> None:
         self._pump = None
+        self._read_tap_again()
         self._from_wire()
 
+    def _hold_back(self) -> None:
+        """Read the TAP no more until the wire has room; it will say so."""
+        descriptor = self._watched.pop("tap", None)
+        if descriptor is not None:
+            self._loop.remove_reader(descriptor)
+        self._held_back = True
+
+    def _read_tap_again(self) -> None:
+        """Read the TAP again if it was held back and the wire has room."""
+        if self._held_back and self._running and self.wire.has_room():
+            self._held_back = False
+            self._watch("tap", self.tap, self._from_tap)
+
     def _from_tap(self) -> None:
+        if not self.wire.has_room():
+            self._hold_back()
+            return
         try:
             burst = self.tap.receive_burst()
             if burst:

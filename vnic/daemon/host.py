@@ -23,6 +23,11 @@ class TapDevice(Port, Protocol):
     attached: bool
     """The device was there before and stays when the port closes."""
 
+    @property
+    def queues(self) -> int:
+        """How many queues it is read and written through."""
+        ...
+
 
 class Watch(Protocol):
     """Something watched."""
@@ -44,6 +49,7 @@ class Host(Protocol):
         mtu: int | None = None,
         addresses: Sequence[str] = (),
         features_off: Sequence[str] = (),
+        queues: int = 1,
     ) -> TapDevice:
         """Make a TAP or attach to a persistent one; see `ports.tap.open_tap`."""
         ...
@@ -98,9 +104,16 @@ class KernelHost:
         mtu: int | None = None,
         addresses: Sequence[str] = (),
         features_off: Sequence[str] = (),
+        queues: int = 1,
     ) -> TapDevice:
         return await open_tap(
-            name, netns=netns, mac=mac, mtu=mtu, addresses=addresses, features_off=features_off
+            name,
+            netns=netns,
+            mac=mac,
+            mtu=mtu,
+            addresses=addresses,
+            features_off=features_off,
+            queues=queues,
         )
 
     async def open_netdev(self, name: str, *, netns: str | None) -> Port:

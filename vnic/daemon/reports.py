@@ -144,6 +144,7 @@ async def _tap_state(adapters: Adapters, adapter: Adapter) -> TapState | None:
         up=up,
         attached=tap.attached,
         features=tap.features(),
+        queues=tap.queues,
     )
 
 

@@ -18,6 +18,7 @@ from vnic.netlink.links import check_address, check_mac, check_name
 from vnic.netlink.namespaces import path_of
 from vnic.packet.udp import NAT_TRAVERSAL_PORT
 from vnic.ports.offloads import check_offloads
+from vnic.ports.tap import check_queues
 from vnic.ports.udp import End
 
 NO_WIRE = Wire(kind="none")
@@ -64,6 +65,7 @@ _INLINE_ONLY = (
     "fragmentation",
     "cipher_limits",
     "software",
+    "queues",
 )
 """What only the inline transport has: a TAP, policies, software IPsec."""
 
@@ -116,6 +118,7 @@ def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
     for address in settings.addresses or ():
         check_address(address)
     check_offloads(settings.features_off or ())
+    check_queues(1 if settings.queues is None else settings.queues)
     if wire.kind == "tap" and (wire.name, wire.netns) == (settings.tap, settings.netns):
         raise RequestError(
             "host side and wire are the same TAP",
@@ -134,6 +137,7 @@ def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
         fragmentation=settings.fragmentation or "before",
         cipher_limits=settings.cipher_limits or "warn",
         software=settings.software is not False,
+        queues=settings.queues or 1,
     )
 
 

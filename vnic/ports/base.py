@@ -36,6 +36,62 @@ class PortCounters:
     """Frames lost at this port, by the name of their DropReason."""
 
 
+class NativePort(Protocol):
+    """The same descriptors, read and written by the native engine."""
+
+    def take_counts(self) -> tuple[int, int, int, int, int, int]:
+        """Give rx frames, rx bytes, tx frames, tx bytes, frames lost in reading and frames lost in writing
+        since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Touch the descriptors no more: they are about to be given back. Idempotent."""
+        ...
+
+
+class Counting:
+    """What ports have in common that the native engine may read and write beside them.
+
+    Attributes:
+        native: the native engine's view of this port, None without one.
+    """
+
+    read_loss = ""
+    """Name of the DropReason of a frame lost in reading."""
+    write_loss = ""
+    """The same in writing."""
+
+    def __init__(self) -> None:
+        self.native: NativePort | None = None
+        self._counters = PortCounters()
+
+    @property
+    def counters(self) -> PortCounters:
+        """Frames that passed, whoever moved them, and frames lost here."""
+        counters = self._counters
+        if self.native is not None:
+            rx_frames, rx_bytes, tx_frames, tx_bytes, rx_lost, tx_lost = self.native.take_counts()
+            counters.rx_frames += rx_frames
+            counters.rx_bytes += rx_bytes
+            counters.tx_frames += tx_frames
+            counters.tx_bytes += tx_bytes
+            self._lose(self.read_loss, rx_lost)
+            self._lose(self.write_loss, tx_lost)
+        return counters
+
+    def _lose(self, reason: str, count: int = 1) -> None:
+        if count:
+            drops = self._counters.drops
+            drops[reason] = drops.get(reason, 0) + count
+
+    def _close_native(self) -> None:
+        """Take over what was counted natively, and end it."""
+        if self.native is not None:
+            _ = self.counters
+            self.native.close()
+            self.native = None
+
+
 class Port(Protocol):
     """One side of the card.
 
@@ -49,15 +105,22 @@ class Port(Protocol):
     name: str
     kind: str
     mtu: int
-    counters: PortCounters
+
+    @property
+    def counters(self) -> PortCounters: ...
 
     def fileno(self) -> int | None:
         """The descriptor to watch for reading, or None when `set_wake` is the only signal."""
         ...
 
     def set_wake(self, wake: Callable[[], None] | None) -> None:
-        """Have `wake` called when frames wait that no descriptor tells of. It must only schedule a
-        `receive_burst`, not do it."""
+        """Have `wake` called when frames wait that no descriptor tells of, and when there is room again. It
+        must only schedule a `receive_burst`, not do it."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether what a burst becomes can be sent now without loss in here; while it cannot, whoever can
+        make its source wait does not read it. `set_wake`'s wake is called when there is room again."""
         ...
 
     def receive_burst(self) -> list[NetBuffer]:

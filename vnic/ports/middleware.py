@@ -22,7 +22,10 @@ class Middleware:
         """Stand before `port`."""
         self.port = port
         self.name = port.name
-        self.counters: PortCounters = port.counters
+
+    @property
+    def counters(self) -> PortCounters:
+        return self.port.counters
 
     @property
     def kind(self) -> str:
@@ -45,6 +48,9 @@ class Middleware:
 
     def set_wake(self, wake: Callable[[], None] | None) -> None:
         self.port.set_wake(wake)
+
+    def has_room(self) -> bool:
+        return self.port.has_room()
 
     def receive_burst(self) -> list[NetBuffer]:
         return self.port.receive_burst()

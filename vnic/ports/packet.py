@@ -29,7 +29,7 @@ from vnic.netlink import links
 from vnic.netlink.namespaces import run_in
 from vnic.netlink.refusals import refusal, where
 from vnic.packet.vnet import GSO_NONE, NEEDS_CSUM, PLAIN, VNET_HEADER_LENGTH, VnetHeader
-from vnic.ports.base import BURST_FRAMES, PortCounters
+from vnic.ports.base import BURST_FRAMES, Counting
 from vnic.ports.offloads import OFFLOADS, ON, USO, off
 
 _SOL_PACKET = 263
@@ -67,23 +67,26 @@ _READ_LOSS = DropReason.WIRE_RECEIVE.value
 _WRITE_LOSS = DropReason.WIRE_WRITE.value
 
 
-class PacketPort:
+class PacketPort(Counting):
     """A wire on an existing device, as a Port. Made by `open_packet`.
 
     Attributes:
         name, kind, mtu, counters: as for `Port`; the drops include what the kernel dropped because the
             port was not read fast enough.
         netns: namespace of the device; None is the daemon's own.
+        native: as for `Counting`.
     """
 
     kind: str = "netdev"
+    read_loss = _READ_LOSS
+    write_loss = _WRITE_LOSS
 
     def __init__(self, bound: socket.socket, name: str, *, mtu: int, netns: str | None = None) -> None:
         """Take over `bound`, a socket made by `open_packet`."""
+        super().__init__()
         self.name = name
         self.mtu = mtu
         self.netns = netns
-        self.counters = PortCounters()
         self._socket = bound
         self._header = bytearray(VNET_HEADER_LENGTH)
         self._buffer = bytearray(_FRAME_LIMIT)
@@ -97,6 +100,9 @@ class PacketPort:
 
     def set_wake(self, wake: Callable[[], None] | None) -> None:
         """Do nothing: the descriptor is the signal."""
+
+    def has_room(self) -> bool:
+        return True
 
     def receive_burst(self) -> list[NetBuffer]:
         receive = self._socket.recvmsg_into
@@ -128,7 +134,7 @@ class PacketPort:
                 vnet = _restore_vlan_tag(frame, vnet, ancillary[0][2])
             received_bytes += len(frame)
             append(NetBuffer(frame, vnet))
-        counters = self.counters
+        counters = self._counters
         counters.rx_frames += len(burst)
         counters.rx_bytes += received_bytes
         self._count_kernel_drops()
@@ -137,7 +143,7 @@ class PacketPort:
     def send_burst(self, burst: list[NetBuffer]) -> None:
         descriptor = self._socket.fileno()
         writev = os.writev
-        counters = self.counters
+        counters = self._counters
         for buffer in burst:
             vnet = buffer.vnet
             frame = buffer.frame
@@ -159,17 +165,27 @@ class PacketPort:
             states[USO.name] = off(f"Linux {release} has no UDP segmentation in virtio-net headers")
         return states
 
+    def fail(self, code: int) -> None:
+        """Hear of an errno that the native engine met here; a device that is only down comes back.
+
+        Raises:
+            PortError: it says that the device is gone.
+        """
+        self._check_device(OSError(code, os.strerror(code)))
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The socket; none when it is closed."""
+        return () if self._poll.closed else (self._socket.fileno(),)
+
     def close(self) -> None:
         if self._poll.closed:
             return
+        self._close_native()
         with contextlib.suppress(OSError):
             self._count_kernel_drops()
         self._poll.close()
         self._socket.close()
-
-    def _lose(self, reason: str, count: int = 1) -> None:
-        drops = self.counters.drops
-        drops[reason] = drops.get(reason, 0) + count
 
     def _count_kernel_drops(self) -> None:
         statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)

@@ -183,6 +183,9 @@ class UdpPort:
 
     # ------------------------------------------------------------------------------- from the network
 
+    def has_room(self) -> bool:
+        return True
+
     def receive_burst(self) -> list[NetBuffer]:
         self._judge()
         burst, self._answers = self._answers, []

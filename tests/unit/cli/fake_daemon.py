@@ -131,6 +131,7 @@ ADAPTER = api.AdapterState(
         up=True,
         attached=False,
         features={"tx-checksumming": "on", "tx-udp-segmentation": "off: the kernel refused"},
+        queues=1,
     ),
     wire=api.WireState(kind="link", name="right", netns=None, mtu=1500, features={}),
     non_ip="pass",

@@ -74,6 +74,9 @@ class FakePort:
     def set_wake(self, wake: Callable[[], None] | None) -> None:
         pass
 
+    def has_room(self) -> bool:
+        return True
+
     def receive_burst(self) -> list[NetBuffer]:
         self.bursts += 1
         if self.failure is not None:
@@ -107,6 +110,7 @@ class FakeTap(FakePort):
         super().__init__(name, "tap", mtu)
         self.netns = netns
         self.attached = attached
+        self.queues = 1
 
 
 @dataclass
@@ -164,9 +168,11 @@ class FakeHost:
         mtu: int | None = None,
         addresses: Sequence[str] = (),
         features_off: Sequence[str] = (),
+        queues: int = 1,
     ) -> FakeTap:
         await self._ask("open_tap", name, netns, mac, mtu, tuple(addresses), tuple(features_off))
         tap = FakeTap(name, netns=netns, mtu=mtu or 1500)
+        tap.queues = queues
         self.opened.append(tap)
         self.links[netns, name] = Link(
             name=name,

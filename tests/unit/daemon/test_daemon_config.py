@@ -40,6 +40,7 @@ policy_default_out = "block"
 fragmentation = "after"
 cipher_limits = "enforce"
 features_off = ["tx-udp-segmentation"]
+queues = 2
 
 [[adapter]]
 name = "right"
@@ -107,6 +108,7 @@ def test_every_key_is_understood() -> None:
         features_off=["tx-udp-segmentation"],
         transport="inline",
         software=True,
+        queues=2,
         keywords=ALL_ON,
     )
     assert (right.mtu, right.wire, right.non_ip, right.policy_default_in) == (

@@ -89,6 +89,52 @@ def test_frames_cross_a_link_between_two_forwarders() -> None:
     run(work())
 
 
+def test_full_link_makes_the_tap_wait_and_loses_nothing() -> None:
+    async def work() -> None:
+        left_end = LinkPort("left")
+        right_end = LinkPort("right", queue_frames=4 * BURST_FRAMES)
+        join(left_end, right_end)
+        left = Bench(left_end)
+        frames = [FRAME + number.to_bytes(2, "big") for number in range(20 * BURST_FRAMES)]
+        left.tap.arrive(*frames)
+        await settle()
+        assert left.tap.bursts == 2
+        assert right_end.waiting == 2 * BURST_FRAMES
+        right = Bench(right_end)
+        await settle()
+        assert frames_of(right.tap.sent) == frames
+        assert left_end.counters.drops == {}
+        left.close()
+        right.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("how", ["taken away", "another wire", "stopped and started"])
+def test_tap_that_waits_is_read_again_when_the_full_link_is_no_more(how: str) -> None:
+    async def work() -> None:
+        left_end, right_end = LinkPort("left"), LinkPort("right", queue_frames=4 * BURST_FRAMES)
+        join(left_end, right_end)
+        left = Bench(left_end)
+        left.tap.arrive(*[FRAME] * (4 * BURST_FRAMES))
+        await settle()
+        assert left.tap.bursts == 2
+        if how == "taken away":
+            right_end.close()
+        elif how == "another wire":
+            left.forwarder.use_wire(FakePort("eth0"))
+        else:
+            left.forwarder.stop()
+            right_end.receive_burst()
+            left.forwarder.start()
+        await settle()
+        assert left.tap.bursts >= 4
+        assert left.tap.waiting == []
+        left.close()
+
+    run(work())
+
+
 def test_link_under_load_leaves_the_loop_to_others() -> None:
     async def work() -> None:
         left_end, right_end = LinkPort("left"), LinkPort("right")

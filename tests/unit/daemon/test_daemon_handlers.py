@@ -683,6 +683,7 @@ def test_adapter_is_shown_as_configured_and_as_it_is() -> None:
                     name="left",
                     tap="tap0",
                     netns="blue",
+                    queues=4,
                     addresses=["10.9.0.1/24"],
                     wire=api.Wire(kind="netdev", name="eth0", netns="red"),
                     non_ip="drop",
@@ -706,6 +707,7 @@ def test_adapter_is_shown_as_configured_and_as_it_is() -> None:
                     "tx-checksumming": "on",
                     "tx-udp-segmentation": "off: the kernel refused it (EINVAL)",
                 },
+                queues=4,
             )
             assert (state.wire.kind, state.wire.name, state.wire.netns) == ("netdev", "eth0", "red")
             assert (state.non_ip, state.policy_default_in, state.policy_default_out) == (

@@ -30,6 +30,7 @@ def test_what_is_left_out_gets_its_default() -> None:
         cipher_limits="warn",
         transport="inline",
         software=True,
+        queues=1,
         keywords=ALL_ON,
     )
     assert checked(filled) == filled

@@ -70,6 +70,43 @@ def test_what_the_nic_noted_does_not_cross_the_wire_but_the_vnet_header_does() -
     assert received.vnet == vnet
 
 
+def test_queue_has_no_room_long_before_it_is_full_and_says_when_it_has_again() -> None:
+    left, right = joined(queue_frames=8)
+    wakes = Wakes()
+    left.set_wake(wakes)
+    assert left.has_room()
+    left.send_burst(frames(3))
+    assert wakes.count == 0
+    assert not left.has_room()
+    left.send_burst(frames(5))
+    assert left.counters.drops == {}
+    assert (right.waiting, wakes.count) == (8, 0)
+    right.receive_burst()
+    assert wakes.count == 1
+    assert left.has_room()
+    right.receive_burst()
+    assert wakes.count == 1
+
+
+def test_room_is_one_of_bytes_too() -> None:
+    left, right = joined(queue_bytes=4000)
+    left.send_burst(frames(1, 1001))
+    assert not left.has_room()
+    right.receive_burst()
+    assert left.has_room()
+
+
+def test_end_that_waits_for_room_hears_that_it_is_disconnected() -> None:
+    left, right = joined(queue_frames=1)
+    wakes = Wakes()
+    left.set_wake(wakes)
+    left.send_burst(frames(1))
+    assert not left.has_room()
+    right.close()
+    assert wakes.count == 1
+    assert left.has_room()
+
+
 def test_kind_tells_whether_the_wire_is_connected() -> None:
     left, right = LinkPort("left"), LinkPort("right")
     assert (left.kind, right.kind) == ("none", "none")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 from collections.abc import Iterator
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Ether
 
-from vnic.errors import PortError
+from vnic.errors import PortError, RequestError
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, PLAIN, VnetHeader
 from vnic.ports import tap
 from vnic.ports.base import BURST_FRAMES, Port
 from vnic.ports.offloads import CHECKSUM, OFFLOADS, TSO4, TSO6, TSO_ECN, USO
-from vnic.ports.tap import TapPort
+from vnic.ports.tap import TapPort, flow_number
 
 TCP_SUPERFRAME = VnetHeader(NEEDS_CSUM, GSO_TCPV4, 54, 1448, 34, 16)
 
@@ -24,7 +28,7 @@ TCP_SUPERFRAME = VnetHeader(NEEDS_CSUM, GSO_TCPV4, 54, 1448, 34, 16)
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, TapPort]]:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    port = TapPort(right.detach(), "tap0", mtu=1500, features={"tx-checksumming": "on"})
+    port = TapPort([right.detach()], "tap0", mtu=1500, features={"tx-checksumming": "on"})
     with left:
         yield left, port
     port.close()
@@ -211,3 +215,135 @@ def test_nothing_wanted_takes_back_what_the_last_user_had(monkeypatch: pytest.Mo
 
 def test_interface_request_has_the_size_the_kernel_copies() -> None:
     assert tap._IFREQ.size == 40
+
+
+@pytest.fixture
+def queues() -> Iterator[tuple[list[socket.socket], TapPort]]:
+    """The kernel's ends of four queues, and the port."""
+    pairs = [
+        socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) for _ in range(4)
+    ]
+    port = TapPort([right.detach() for _, right in pairs], "tap0", mtu=1500, features={})
+    yield [left for left, _ in pairs], port
+    port.close()
+    for left, _ in pairs:
+        left.close()
+
+
+def waiting(end: socket.socket) -> list[bytes]:
+    """All frames that were written to a queue."""
+    found = []
+    while True:
+        try:
+            found.append(end.recv(70_000)[len(PLAIN.emit()) :])
+        except BlockingIOError:
+            return found
+
+
+ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+
+
+def udp(source: str, port: int, number: int = 0) -> bytes:
+    packet = IP(src=source, dst="10.0.0.9") if "." in source else IPv6(src=source, dst="2001:db8::9")
+    return bytes(ETHER / packet / UDP(sport=port, dport=9) / number.to_bytes(20, "big"))
+
+
+@pytest.mark.parametrize("source", ["10.0.0.1", "2001:db8::1"])
+def test_frames_of_one_flow_leave_by_one_queue_in_order_and_flows_use_all(
+    queues: tuple[list[socket.socket], TapPort], source: str
+) -> None:
+    ends, port = queues
+    sent = [udp(source, 5000 + number % 40, number) for number in range(400)]
+    port.send_burst([NetBuffer(bytearray(frame)) for frame in sent])
+    by_queue = [waiting(end) for end in ends]
+    assert all(len(frames) >= 80 for frames in by_queue)
+    for flow in range(40):
+        holders = [frames for frames in by_queue if sent[flow] in frames]
+        assert len(holders) == 1
+        assert [one for one in holders[0] if one in sent[flow::40]] == sent[flow::40]
+    assert port.counters.tx_frames == 400
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(bytes(ETHER / ARP()), id="ARP"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\0" * 12 + b"\x08\x00\x45", id="cut short"),
+    ],
+)
+def test_frame_without_a_flow_leaves_by_the_first_queue(frame: bytes) -> None:
+    assert flow_number(frame) == 0
+
+
+def test_fragments_of_one_packet_show_the_same_flow_whatever_their_ports() -> None:
+    packet = ETHER / IP(src="10.0.0.1", dst="10.0.0.9", id=7) / UDP(sport=1, dport=2) / bytes(3000)
+    pieces = [bytes(piece) for piece in packet.fragment(1000)]
+    assert len(pieces) > 2
+    assert len({flow_number(piece) for piece in pieces}) == 1
+
+
+def test_every_queue_is_read_and_none_first_for_ever(queues: tuple[list[socket.socket], TapPort]) -> None:
+    ends, port = queues
+    descriptor = port.fileno()
+    assert descriptor is not None
+    assert select.select([descriptor], [], [], 0)[0] == []
+    for number, end in enumerate(ends):
+        for _ in range(20):
+            end.send(PLAIN.emit() + bytes([number]) * 60)
+    assert select.select([descriptor], [], [], 0)[0] == [descriptor]
+    bursts = [[one.frame[0] for one in port.receive_burst()] for _ in range(3)]
+    assert [len(burst) for burst in bursts] == [BURST_FRAMES, 80 - BURST_FRAMES, 0]
+    assert sorted(bursts[0] + bursts[1]) == sorted([0, 1, 2, 3] * 20)
+    assert (bursts[0][0], bursts[1][0]) == (0, 3)
+    assert port.queues == 4
+
+
+def test_closed_port_has_no_queue_left(queues: tuple[list[socket.socket], TapPort]) -> None:
+    _, port = queues
+    port.close()
+    port.close()
+    assert (port.queues, port.fileno()) == (0, None)
+    with pytest.raises(PortError, match="is closed"):
+        port.receive_burst()
+    with pytest.raises(PortError, match="is closed"):
+        port.send_burst([NetBuffer(bytearray(60))])
+
+
+@pytest.mark.parametrize("count", [0, 17, -1])
+def test_number_of_queues_has_bounds(count: int) -> None:
+    with pytest.raises(RequestError) as caught:
+        tap.check_queues(count)
+    assert (caught.value.field, caught.value.allowed) == ("queues", "1 to 16")
+
+
+class Native:
+    """The native engine's view of a port."""
+
+    def __init__(self) -> None:
+        self.counts = [(3, 300, 2, 200, 1, 5)]
+        self.closed = False
+
+    def take_counts(self) -> tuple[int, int, int, int, int, int]:
+        return self.counts.pop() if self.counts else (0, 0, 0, 0, 0, 0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_frames_that_the_native_engine_moved_are_counted_with_the_others(
+    host: socket.socket, port: TapPort
+) -> None:
+    native = Native()
+    port.native = native
+    host.send(PLAIN.emit() + bytes(60))
+    port.receive_burst()
+    for _ in range(2):
+        counters = port.counters
+        assert (counters.rx_frames, counters.rx_bytes) == (4, 360)
+        assert (counters.tx_frames, counters.tx_bytes) == (2, 200)
+        assert counters.drops == {"tap_receive": 1, "tap_write": 5}
+    native.counts = [(1, 1, 0, 0, 0, 0)]
+    port.close()
+    assert native.closed
+    assert port.counters.rx_frames == 5
