@@ -39,12 +39,14 @@ from vnic.control.interface import (
     ListAdapters,
     PauseAdapter,
     PortStatistics,
+    ProhibitedWord,
     RemoveAdapter,
     ResetAdapter,
     RestartAdapter,
     ResumeAdapter,
     SetAdapter,
     TapState,
+    VlanWord,
     Wire,
     WireState,
     WireWord,
@@ -159,6 +161,21 @@ _FRAGMENTATION = Word(
     Choice(("before", "after")),
     "when an IPv4 packet too big for a tunnel is cut: before it is protected, or after (before)",
 )
+_VLAN = Word(
+    "vlan",
+    Choice(("protect", "pass", "drop")),
+    "frames with VLAN tags: policy governs what is behind the tags, they pass in clear, or they are dropped "
+    "(protect)",
+)
+_PROHIBITED = Word(
+    "prohibited",
+    Choice(("silent", "answer")),
+    "whether senders are told by ICMP that policy discarded their packets (silent)",
+)
+_DEFAULT_REASSEMBLY = 4 << 20
+_REASSEMBLY = Word(
+    "reassembly", Value("SIZE", values.size), "memory for fragments that wait for the others: 512K, 4M (4M)"
+)
 _CIPHER_LIMITS = Word(
     "cipher-limits",
     Choice(("warn", "enforce")),
@@ -194,6 +211,9 @@ _ADD = Vocabulary(
     _MTU,
     _NON_IP,
     _FRAGMENTATION,
+    _VLAN,
+    _PROHIBITED,
+    _REASSEMBLY,
     _CIPHER_LIMITS,
     _FRAGMENTS,
     Word(
@@ -222,6 +242,9 @@ _SET = Vocabulary(
     Word("down", summary="set the TAP down"),
     _NON_IP,
     _FRAGMENTATION,
+    _VLAN,
+    _PROHIBITED,
+    _REASSEMBLY,
     _CIPHER_LIMITS,
     _FRAGMENTS,
     Word("capture", _CaptureOperand(), "record one side to a new pcapng file"),
@@ -304,6 +327,9 @@ def add(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             fragmentation=_fragmentation(found),
+            vlan=cast("VlanWord | None", found.get("vlan", str)),
+            prohibited=cast("ProhibitedWord | None", found.get("prohibited", str)),
+            reassembly=found.get("reassembly", int),
             cipher_limits=_cipher_limits(found),
             fragments=_fragments(found),
             features_off=found.many("without", str) or None,
@@ -328,6 +354,9 @@ def change(session: Session, found: Found) -> None:
             wire=_wire(found),
             non_ip=_non_ip(found),
             fragmentation=_fragmentation(found),
+            vlan=cast("VlanWord | None", found.get("vlan", str)),
+            prohibited=cast("ProhibitedWord | None", found.get("prohibited", str)),
+            reassembly=found.get("reassembly", int),
             cipher_limits=_cipher_limits(found),
             fragments=_fragments(found),
             capture=found.get("capture", Capture),
@@ -435,6 +464,9 @@ def _adapter_text(session: Session, state: AdapterState) -> str:
             f"out {state.policy_default_out} nonip {state.non_ip}"
             f"{f' fragments {state.fragments}' if state.fragments != 'drop' else ''}"
             f"{' fragmentation after' if state.fragmentation == 'after' else ''}"
+            f"{f' vlan {state.vlan}' if state.vlan != 'protect' else ''}"
+            f"{' prohibited answer' if state.prohibited == 'answer' else ''}"
+            f"{f' reassembly {state.reassembly}' if state.reassembly != _DEFAULT_REASSEMBLY else ''}"
             f"{' cipher-limits enforce' if state.cipher_limits == 'enforce' else ''}"
             f"{'' if state.software else ' software off'}"
         )

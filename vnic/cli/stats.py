@@ -66,6 +66,8 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
             ["passed", card.tx_passed, card.rx_passed],
             ["fragmented", card.tx_fragmented, card.rx_reassembled],
             ["fragments", card.tx_fragments, card.rx_fragments],
+            ["prohibited, answered", card.tx_prohibited_answered, card.rx_prohibited_answered],
+            ["prohibited, unanswered", card.tx_prohibited_unanswered, card.rx_prohibited_unanswered],
             ["too big, answered", card.tx_too_big_answered, "-"],
             ["too big, unanswered", card.tx_too_big_unanswered, "-"],
             ["path MTU learned", "-", card.rx_path_mtu],

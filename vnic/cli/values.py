@@ -102,6 +102,18 @@ def number_range(low: int, high: int) -> Callable[[str, str], tuple[int, int]]:
     return convert
 
 
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def size(text: str, field: str) -> int:
+    """Read a number of bytes, also as 512K, 4M or 1G: powers of 1024."""
+    unit = _UNITS.get(text[-1:].upper(), 1)
+    number = c_integer(text if unit == 1 else text[:-1])
+    if number is None:
+        raise refuse("is not a number of bytes", text, field, "NUMBER, with K, M or G for powers of 1024")
+    return number * unit
+
+
 ALL_PORTS = (0, 65535)
 ALL_OCTETS = (0, 255)
 ports = number_range(*ALL_PORTS)

@@ -38,6 +38,8 @@ NonIpWord = Literal["pass", "drop"]
 FragmentationWord = Literal["before", "after"]
 VerdictWord = Literal["protect", "bypass", "drop"]
 FragmentsWord = Literal["drop", "any", "stateful"]
+VlanWord = Literal["protect", "pass", "drop"]
+ProhibitedWord = Literal["silent", "answer"]
 DfWord = Literal["copy", "set", "clear"]
 WireWord = Literal["none", "link", "netdev", "tap", "udp"]
 CaptureWord = Literal["off", "wire", "tap"]
@@ -445,6 +447,11 @@ class CardStatistics:
     """The packets they made; software IPsec opens them (R17)."""
     rx_path_mtu: int
     """ICMP messages that told the path MTU of an SA and were believed."""
+    tx_prohibited_answered: int
+    """Packets that policy discarded and that were answered by ICMP, the host's and the wire's."""
+    tx_prohibited_unanswered: int
+    rx_prohibited_answered: int
+    rx_prohibited_unanswered: int
     tx_too_big_answered: int
     """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
     tx_too_big_unanswered: int
@@ -584,6 +591,9 @@ class AdapterState:
     policy_default_out: DefaultWord | None
     fragmentation: FragmentationWord | None
     """When an IPv4 packet too big for a tunnel is cut; null with an external transport."""
+    vlan: VlanWord | None
+    prohibited: ProhibitedWord | None
+    reassembly: int | None
     cipher_limits: CipherLimitsWord | None
     """Null with an external transport."""
     capture: CaptureState | None
@@ -857,6 +867,13 @@ class AddAdapter(Call[AdapterReply]):
     fragmentation: FragmentationWord | None = None
     """When an IPv4 packet without DF that is too big for its tunnel is cut: before it is protected, or after.
     Null is before. Transport mode, and a policy or SA that names ports, always cut after."""
+    vlan: VlanWord | None = None
+    """What becomes of frames with VLAN tags. Null is protect: policy governs what is behind the tags. Pass:
+    they pass as they are, in clear."""
+    prohibited: ProhibitedWord | None = None
+    """Whether senders are told by ICMP that policy discarded their packets. Null is silent."""
+    reassembly: int | None = None
+    """Bytes of memory for fragments that wait for the others. Null is 4 MiB."""
     cipher_limits: CipherLimitsWord | None = None
     """Whether the limits of ciphers with 64-bit blocks are only told (warn) or end the SA (enforce). Null is
     warn."""
@@ -895,6 +912,9 @@ class SetAdapter(Call[AdapterReply]):
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
     fragmentation: FragmentationWord | None = None
+    vlan: VlanWord | None = None
+    prohibited: ProhibitedWord | None = None
+    reassembly: int | None = None
     cipher_limits: CipherLimitsWord | None = None
     capture: Capture | None = None
     keywords: dict[str, int] | None = None

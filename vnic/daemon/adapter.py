@@ -23,7 +23,9 @@ from vnic.control.interface import (
     FragmentsWord,
     Indication,
     NonIpWord,
+    ProhibitedWord,
     StateWord,
+    VlanWord,
     Wire,
 )
 from vnic.daemon.cards import CardSettings, external_card, reference_card
@@ -41,7 +43,7 @@ from vnic.daemon.wire_faults import WireFaults
 from vnic.engine.contract import Card, Engine, EngineEvent, EventKind, ExternalCard
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, IpsecProtocol, SaId
-from vnic.ipsec.policy import FragmentRule, PolicyAction
+from vnic.ipsec.policy import FragmentRule, PolicyAction, VlanRule
 from vnic.ndis.keywords import HostSwitches
 from vnic.ndis.oids import OidRequest, OidResult
 from vnic.ndis.status import NdisStatus, StatusIndication
@@ -395,6 +397,8 @@ class Adapter:
         outbound: DefaultWord | None = None,
         non_ip: NonIpWord | None = None,
         fragments: FragmentsWord | None = None,
+        vlan: VlanWord | None = None,
+        prohibited: ProhibitedWord | None = None,
     ) -> None:
         """Say what happens to what no policy governs; None leaves it.
 
@@ -407,6 +411,10 @@ class Adapter:
         }
         if fragments is not None:
             changes["fragments"] = FragmentRule(fragments)
+        if vlan is not None:
+            changes["vlan"] = VlanRule(vlan)
+        if prohibited is not None:
+            changes["answer_discards"] = prohibited == "answer"
         if changes:
             engine = self.require_inline()
             engine.set_defaults(replace(engine.defaults, **changes))

@@ -15,11 +15,19 @@ from vnic.control.interface import AddAdapter, Capture, EventWord, SetAdapter, W
 from vnic.daemon.adapter import Adapter, Surroundings, default_action
 from vnic.daemon.cards import CardSettings
 from vnic.daemon.requests import SliceTurns
-from vnic.daemon.settings import NO_WIRE, check_mtu, check_wire, checked, shown, udp_ends
+from vnic.daemon.settings import (
+    NO_WIRE,
+    check_mtu,
+    check_reassembly,
+    check_wire,
+    checked,
+    shown,
+    udp_ends,
+)
 from vnic.daemon.values import hardware_of, keywords_of
 from vnic.engine.contract import Defaults
 from vnic.errors import RequestError, VnicError
-from vnic.ipsec.policy import FragmentRule
+from vnic.ipsec.policy import FragmentRule, VlanRule
 from vnic.netlink.links import Link, check_address, check_mac
 from vnic.ports.base import Port
 from vnic.ports.capture import PcapngWriter
@@ -31,7 +39,7 @@ __all__ = ["Adapter", "Adapters", "Surroundings"]
 
 log = logging.getLogger(__name__)
 
-_POLICY_MEMBERS = ("non_ip", "fragments", "policy_default_in", "policy_default_out")
+_POLICY_MEMBERS = ("non_ip", "fragments", "vlan", "prohibited", "policy_default_in", "policy_default_out")
 
 
 class Adapters:
@@ -163,8 +171,12 @@ class Adapters:
                 outbound=default_action(settings.policy_default_out or "allow"),
                 non_ip=default_action(settings.non_ip or "pass"),
                 fragments=FragmentRule(settings.fragments or "drop"),
+                vlan=VlanRule(settings.vlan or "protect"),
+                answer_discards=settings.prohibited == "answer",
             )
         )
+        if settings.reassembly is not None:
+            engine.reassembly_limit = settings.reassembly
         engine.fragment_before = settings.fragmentation != "after"
         engine.enforce_cipher_limits = settings.cipher_limits == "enforce"
         tap = await self.surroundings.host.open_tap(
@@ -242,7 +254,11 @@ class Adapters:
                 outbound=request.policy_default_out,
                 non_ip=request.non_ip,
                 fragments=request.fragments,
+                vlan=request.vlan,
+                prohibited=request.prohibited,
             )
+            if request.reassembly is not None:
+                adapter.require_inline().reassembly_limit = request.reassembly
             if request.fragmentation is not None:
                 adapter.require_inline().fragment_before = request.fragmentation == "before"
             if request.cipher_limits is not None:
@@ -405,6 +421,7 @@ def describe(wire: Wire) -> str:
 
 def _check_change(request: SetAdapter) -> None:
     check_mtu(request.mtu or None)
+    check_reassembly(request.reassembly)
     if request.mac is not None:
         check_mac(request.mac)
     for address in request.addresses or ():
@@ -435,7 +452,7 @@ def _check_transport(adapter: Adapter, request: SetAdapter) -> None:
     for what, members in (
         ("TAP", ("mtu", "mac", "addresses", "up")),
         ("policies", _POLICY_MEMBERS),
-        ("fragmentation", ("fragmentation",)),
+        ("fragmentation", ("fragmentation", "reassembly")),
         ("limits of ciphers", ("cipher_limits",)),
     ):
         for member in members:

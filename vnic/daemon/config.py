@@ -26,9 +26,11 @@ from vnic.control.interface import (
     FragmentationWord,
     FragmentsWord,
     NonIpWord,
+    ProhibitedWord,
     TransportWord,
     UdpEspWord,
     V1Capabilities,
+    VlanWord,
     Wire,
 )
 from vnic.daemon.settings import NO_WIRE, check_socket_path, checked
@@ -131,6 +133,9 @@ class AdapterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     policy_default_in: DefaultWord | None = None
     policy_default_out: DefaultWord | None = None
     fragmentation: FragmentationWord | None = None
+    vlan: VlanWord | None = None
+    prohibited: ProhibitedWord | None = None
+    reassembly: int | None = None
     cipher_limits: CipherLimitsWord | None = None
     features_off: list[str] | None = None
     transport: TransportWord = "inline"
@@ -243,6 +248,9 @@ def _adapter(table: AdapterTable, path: str) -> AddAdapter:
                 policy_default_in=table.policy_default_in,
                 policy_default_out=table.policy_default_out,
                 fragmentation=table.fragmentation,
+                vlan=table.vlan,
+                prohibited=table.prohibited,
+                reassembly=table.reassembly,
                 cipher_limits=table.cipher_limits,
                 features_off=table.features_off,
                 transport=table.transport,

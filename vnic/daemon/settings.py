@@ -29,6 +29,12 @@ MIN_MTU = 68  # RFC 791
 MAX_MTU = 65_521
 """The kernel's limit for a TAP: 65,535 less the Ethernet header."""
 
+DEFAULT_REASSEMBLY = 4 << 20
+"""Bytes of memory for the fragments of one adapter."""
+MIN_REASSEMBLY = 128 << 10
+"""One packet of 65,535 bytes, and what keeping its fragments costs."""
+MAX_REASSEMBLY = 1 << 30
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 SOCKET_PATH_LIMIT = 107
@@ -44,6 +50,9 @@ _SETTABLE = frozenset(
         "policy_default_in",
         "policy_default_out",
         "fragmentation",
+        "vlan",
+        "prohibited",
+        "reassembly",
         "cipher_limits",
         "addresses",
         "keywords",
@@ -63,6 +72,9 @@ _INLINE_ONLY = (
     "policy_default_in",
     "policy_default_out",
     "fragmentation",
+    "vlan",
+    "prohibited",
+    "reassembly",
     "cipher_limits",
     "software",
     "queues",
@@ -113,6 +125,7 @@ def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
     check_name(settings.tap, "tap")
     check_namespace(settings.netns)
     check_mtu(settings.mtu)
+    check_reassembly(settings.reassembly)
     if settings.mac is not None:
         check_mac(settings.mac)
     for address in settings.addresses or ():
@@ -135,10 +148,28 @@ def _checked_inline(settings: AddAdapter, wire: Wire) -> AddAdapter:
         policy_default_in=settings.policy_default_in or "allow",
         policy_default_out=settings.policy_default_out or "allow",
         fragmentation=settings.fragmentation or "before",
+        vlan=settings.vlan or "protect",
+        prohibited=settings.prohibited or "silent",
+        reassembly=DEFAULT_REASSEMBLY if settings.reassembly is None else settings.reassembly,
         cipher_limits=settings.cipher_limits or "warn",
         software=settings.software is not False,
         queues=settings.queues or 1,
     )
+
+
+def check_reassembly(limit: int | None) -> None:
+    """Refuse memory for fragments that is too little for one packet, or more than a machine spares.
+
+    Raises:
+        RequestError: it is.
+    """
+    if limit is not None and not MIN_REASSEMBLY <= limit <= MAX_REASSEMBLY:
+        raise RequestError(
+            "memory for fragments out of range",
+            field="reassembly",
+            value=str(limit),
+            allowed=f"{MIN_REASSEMBLY} (128K) to {MAX_REASSEMBLY} (1G) bytes",
+        )
 
 
 def shown(value: object) -> str:

@@ -311,6 +311,14 @@ class Engine(Card, Protocol):
         ...
 
     @property
+    def reassembly_limit(self) -> int:
+        """Bytes of memory that fragments may take while they wait for the others."""
+        ...
+
+    @reassembly_limit.setter
+    def reassembly_limit(self, limit: int) -> None: ...
+
+    @property
     def defaults(self) -> Defaults:
         """The verdicts in force for what matches no policy."""
         ...

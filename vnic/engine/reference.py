@@ -134,6 +134,14 @@ class ReferenceEngine(NicCard):
     def fragment_before(self, before: bool) -> None:
         self._outbound.fragment_before = before
 
+    @property
+    def reassembly_limit(self) -> int:
+        return self._inbound.reassembly_limit
+
+    @reassembly_limit.setter
+    def reassembly_limit(self, limit: int) -> None:
+        self._inbound.reassembly_limit = limit
+
     def oid_request(self, request: OidRequest, now: float) -> OidOperation:
         self._sad.now = now
         operation = self._miniport.oid_request(request, self._sad)
@@ -185,7 +193,13 @@ class ReferenceEngine(NicCard):
             return self._stop(burst, now)
         if now >= self._lifetimes.next_time:
             self._lifetimes.advance(now)
-        wire = self._outbound.send(burst, now)
+        wire = self._seal(self._outbound.send(burst, now), now)
+        if self._lifetimes.ending:
+            self._lifetimes.flush()
+        return Outcome(wire=wire, host=self._outbound.take_answers())
+
+    def _seal(self, wire: list[NetBuffer], now: float) -> list[NetBuffer]:
+        """Have the NIC seal what the transport framed; gives what may leave."""
         self._miniport.send(wire)
         if self.send_observer is not None:
             self.send_observer(wire)
@@ -201,9 +215,7 @@ class ReferenceEngine(NicCard):
         counters.tx_offloaded += offloaded
         if failed:
             wire = self._without_failed(wire, now)
-        if self._lifetimes.ending:
-            self._lifetimes.flush()
-        return Outcome(wire=wire, host=self._outbound.take_answers())
+        return wire
 
     def _without_failed(self, wire: list[NetBuffer], now: float) -> list[NetBuffer]:
         """Count and leave out what the NIC did not seal: it may hold clear text."""
@@ -220,9 +232,11 @@ class ReferenceEngine(NicCard):
         if self.receive_observer is not None:
             self.receive_observer(burst)
         host = coalesce(self._inbound.receive(burst, now))
+        answers = self._inbound.take_answers()
+        wire = self._seal(answers, now) if answers else []
         if self._lifetimes.ending:
             self._lifetimes.flush()
-        return Outcome(host=host)
+        return Outcome(wire=wire, host=host)
 
     def sa_mtu(self, sa: SaId, now: float) -> SaMtu | None:
         state = self._sad.table.get(sa)

@@ -107,6 +107,14 @@ class CardCounters:
     """The packets they made; software IPsec opens them (R17)."""
     rx_path_mtu: int = 0
     """ICMP messages that told the path MTU of an SA and were believed."""
+    tx_prohibited_answered: int = 0
+    """Packets of the host that policy discarded and that were answered by ICMP."""
+    tx_prohibited_unanswered: int = 0
+    """The same, not answered: too many, or of a kind that must not be."""
+    rx_prohibited_answered: int = 0
+    """Packets of the wire that policy discarded and that were answered by ICMP."""
+    rx_prohibited_unanswered: int = 0
+    """The same, not answered: too many, of a kind that must not be, or policy lets no answer out."""
     tx_too_big_answered: int = 0
     """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
     tx_too_big_unanswered: int = 0

@@ -54,6 +54,7 @@ class DropReason(Enum):
         "the NIC does not protect such packets now, and software IPsec is off",
     )
     OUT_SOFTWARE = ("out_software", "XfrmOutStateProtoError", "software IPsec did not seal it")
+    OUT_VLAN = ("out_vlan", "", "it has a VLAN tag, and the adapter drops what has")
     OUT_NON_IP = ("out_non_ip", "", "not IP, and the adapter drops what is not IP")
     # inbound
     IN_NO_SA = ("in_no_sa", "XfrmInNoStates", "no SA for its SPI, destination and protocol")
@@ -120,6 +121,7 @@ class DropReason(Enum):
         "an ICMP message that a sealed packet was too big, and that cannot be true",
     )
     IN_MALFORMED = ("in_malformed", "XfrmInHdrError", "not a well-formed IP packet")
+    IN_VLAN = ("in_vlan", "", "it has a VLAN tag, and the adapter drops what has")
     IN_NON_IP = ("in_non_ip", "", "not IP, and the adapter drops what is not IP")
     # ports
     TAP_RECEIVE = ("tap_receive", "", "a frame of the host could not be read")

@@ -74,8 +74,8 @@ class HeaderSettings:
             self._check_transport()
 
     def _check_transport(self) -> None:
-        """Refuse what transport mode leaves as the host wrote it; not `df clear`, a flag that the kernel takes
-        in either mode."""
+        """Refuse what transport mode leaves as the host wrote it; not `df clear`, whose flag the kernel
+        takes in either mode."""
         default = HeaderSettings()
         for word, value, untouched in (
             ("df", self.df.value, self.df is not DfRule.SET),

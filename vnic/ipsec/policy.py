@@ -210,12 +210,26 @@ class FragmentRule(Enum):
     """The ports of the first fragment hold for the later ones (§7.3); without it they are dropped."""
 
 
+class VlanRule(Enum):
+    """What happens to frames with VLAN tags (802.1Q, 802.1ad)."""
+
+    PROTECT = "protect"
+    """Policy governs what is behind the tags; the tags stay in front of what protects it."""
+    PASS = "pass"  # noqa: S105 (a verdict)
+    """They are nobody's business here and pass as they are, in clear; but what came sealed for an SA is
+    opened and judged."""
+    DROP = "drop"
+
+
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What happens to packets that match no policy, to fragments without ports, and to frames that are not
-    IP."""
+    """What happens to packets that match no policy, to fragments without ports, to frames with tags, and to
+    frames that are not IP."""
 
     inbound: PolicyAction = PolicyAction.BYPASS
     outbound: PolicyAction = PolicyAction.BYPASS
     non_ip: PolicyAction = PolicyAction.BYPASS
     fragments: FragmentRule = FragmentRule.DROP
+    vlan: VlanRule = VlanRule.PROTECT
+    answer_discards: bool = False
+    """Tell senders by ICMP that policy discarded their packets (RFC 4301 §5.1, §6)."""

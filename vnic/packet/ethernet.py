@@ -40,6 +40,11 @@ def ethertype(frame: bytes | bytearray) -> tuple[int, int]:
     return 0, 0
 
 
+def is_tagged(frame: bytes | bytearray) -> bool:
+    """Whether a frame has a VLAN tag; priority tags, VLAN 0, are tags as well."""
+    return frame[12:14] in (b"\x81\x00", b"\x88\xa8")
+
+
 def ip_offset(frame: bytes | bytearray) -> int:
     """Offset of the IP header, or 0 when the frame carries no IPv4 or IPv6."""
     kind = frame[12:14]

@@ -24,7 +24,7 @@ from vnic.errors import PacketError
 from vnic.ipsec.association import Direction, Mode, SaId, SecurityAssociation
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.judgement import Judgement, TemplateChoice
-from vnic.ipsec.policy import FlowKey, FragmentRule, Match, PolicyAction, PolicyEntry, Template
+from vnic.ipsec.policy import FlowKey, FragmentRule, Match, PolicyAction, PolicyEntry, Template, VlanRule
 from vnic.ipsec.replay import ReplayVerdict
 from vnic.ipsec.sequence import infer_extended
 from vnic.ndis.netbuffer import NetBuffer, ReceiveInfo
@@ -32,7 +32,7 @@ from vnic.ndis.status import CryptoStatus
 from vnic.packet.ah import AH_FIXED_LENGTH, ah_length
 from vnic.packet.checksum import fold
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
-from vnic.packet.ethernet import ip_offset
+from vnic.packet.ethernet import ip_offset, is_tagged
 from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import (
     AH,
@@ -53,6 +53,7 @@ from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
 from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.outbound import Outbound
+from vnic.transport.pmtu import RateLimit, prohibited
 from vnic.transport.reassembly import Reassembly, may_be_joined
 from vnic.transport.sad import Sad
 from vnic.transport.spd import Spd, Unsure
@@ -133,6 +134,17 @@ class Inbound:
         self._to_delete: list[SaState] = []
         self._reassembly = Reassembly()
         self._outbound = outbound
+        self._answers: list[NetBuffer] = []
+        self._answer_limit = RateLimit()
+
+    @property
+    def reassembly_limit(self) -> int:
+        """Bytes that fragments may take while they wait."""
+        return self._reassembly.max_bytes
+
+    @reassembly_limit.setter
+    def reassembly_limit(self, limit: int) -> None:
+        self._reassembly.limit(limit)
 
     @property
     def deadline(self) -> float:
@@ -153,9 +165,12 @@ class Inbound:
             self._firsts.clear()
             self._generation = generation
         ready: list[NetBuffer] = []
+        vlan = self._spd.defaults.vlan
         for buffer in burst:
             try:
                 info = buffer.receive
+                if vlan is VlanRule.DROP and is_tagged(buffer.frame):
+                    raise _Dropped(DropReason.IN_VLAN)
                 if info is None:
                     if not self._receive_unprocessed(buffer, now):
                         continue
@@ -163,6 +178,8 @@ class Inbound:
                     self._receive_protected(buffer, info, now)
             except _Dropped as drop:
                 self._count(drop, buffer.frame, now)
+                if drop.reason is DropReason.IN_POLICY_DISCARD and self._spd.defaults.answer_discards:
+                    self._tell_prohibited(buffer.frame, now, sealed=drop.state is not None)
             except PacketError:
                 self._audit.drop(DropReason.IN_MALFORMED, now)
             else:
@@ -173,6 +190,29 @@ class Inbound:
             self._sad.software.update_nic()
             self._sad.offer_again()
         return ready
+
+    def _tell_prohibited(self, frame: bytearray, now: float, *, sealed: bool) -> None:
+        """Tell the sender of a packet that policy discarded it, if an answer may leave.
+
+        Args:
+            sealed: the packet came by an SA.
+        """
+        answer = prohibited(frame, parse_ip(frame, ip_offset(frame)))
+        sent: list[NetBuffer] = []
+        if answer is not None and self._outbound is not None and self._answer_limit.take(now):
+            sent = self._outbound.answer(answer, now, sealed=sealed)
+        if sent:
+            self._answers += sent
+            self._audit.card.rx_prohibited_answered += 1
+        else:
+            self._audit.card.rx_prohibited_unanswered += 1
+
+    def take_answers(self) -> list[NetBuffer]:
+        """Give the card's own answers to the wire, which the NIC has yet to seal, and forget them."""
+        answers = self._answers
+        if answers:
+            self._answers = []
+        return answers
 
     def _follow_deletion_requests(self) -> None:
         """Do what SaDeleteReq asks, after the burst: all its frames were opened with the SAs as they were."""
@@ -191,6 +231,9 @@ class Inbound:
         """
         frame = buffer.frame
         offset = ip_offset(frame)
+        if self._passes_tagged(frame, offset):
+            self._audit.card.rx_passed += 1
+            return True
         if not offset:
             if self._spd.defaults.non_ip is PolicyAction.DISCARD and frame[12:14] != b"\x08\x06":
                 raise _Dropped(DropReason.IN_NON_IP)
@@ -228,6 +271,17 @@ class Inbound:
                 return False
         self._audit.card.rx_bypassed += 1
         return True
+
+    def _passes_tagged(self, frame: bytearray, offset: int) -> bool:
+        """Whether a frame has a VLAN tag, such frames pass, and it is not sealed for an SA here."""
+        if self._spd.defaults.vlan is not VlanRule.PASS or not is_tagged(frame):
+            return False
+        if not offset:
+            return True
+        header = parse_ip(frame, offset)
+        if header.protocol not in (ESP, AH):
+            return True
+        return not self._is_for_us(frame, header) if header.fragment else self._lookup(frame, header) is None
 
     def _is_for_us(self, frame: bytearray, header: IpHeader) -> bool:
         """Whether a fragment of ESP or AH goes where an SA ends, and somebody could open the whole."""

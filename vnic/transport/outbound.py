@@ -25,10 +25,10 @@ from vnic.ipsec.association import Direction, IpsecProtocol, Mode
 from vnic.ipsec.counters import EngineEvent, EventKind
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.judgement import Judgement, TemplateChoice
-from vnic.ipsec.policy import FlowKey, FragmentRule, PolicyAction, PolicyEntry
+from vnic.ipsec.policy import FlowKey, FragmentRule, PolicyAction, PolicyEntry, VlanRule
 from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
 from vnic.ndis.netbuffer import NetBuffer
-from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset
+from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset, is_tagged
 from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, flow_label, parse_ip
 from vnic.packet.vnet import VnetHeader
@@ -37,7 +37,7 @@ from vnic.transport.encapsulation import Encapsulation, Portion
 from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
 from vnic.transport.paths import PathMtus, outbound_sa, report_of
-from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, too_big
+from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, prohibited, too_big
 from vnic.transport.rooms import Rooms
 from vnic.transport.sad import Sad
 from vnic.transport.segmentation import (
@@ -137,6 +137,9 @@ class Outbound:
     def _send(self, buffer: NetBuffer, now: float, ready: list[NetBuffer]) -> None:
         frame = buffer.frame
         offset = ip_offset(frame)
+        if self._spd.defaults.vlan is not VlanRule.PROTECT and is_tagged(frame):
+            self._send_tagged(buffer, offset, now, ready)
+            return
         if not offset:
             self._pass_non_ip(buffer, now, ready)
             return
@@ -155,6 +158,44 @@ class Outbound:
             self._protect(buffer, header, flow, verdict, now, ready)
         else:
             self._drop(verdict, header, now)
+            if verdict is DropReason.OUT_POLICY_DISCARD and self._spd.defaults.answer_discards:
+                self._tell_prohibited(frame, header, now)
+
+    def _send_tagged(self, buffer: NetBuffer, offset: int, now: float, ready: list[NetBuffer]) -> None:
+        """Pass or end a frame with a VLAN tag, as the adapter is set; policy has no part in it."""
+        if self._spd.defaults.vlan is VlanRule.DROP:
+            self._audit.drop(DropReason.OUT_VLAN, now)
+        elif offset:
+            header = parse_ip(buffer.frame, offset)
+            self._audit.card.tx_passed += self._emit_clear(buffer, header, now, ready)
+        else:
+            self._pass(buffer, ready)
+
+    def _tell_prohibited(self, frame: bytearray, header: IpHeader, now: float) -> None:
+        """Tell the host that policy discarded its packet."""
+        answer = prohibited(frame, header)
+        if answer is not None and self._answer_limit.take(now):
+            self._answers.append(NetBuffer(answer))
+            self._audit.card.tx_prohibited_answered += 1
+        else:
+            self._audit.card.tx_prohibited_unanswered += 1
+
+    def answer(self, frame: bytearray, now: float, *, sealed: bool) -> list[NetBuffer]:
+        """Frame an answer of the card's own to the wire, as policy has it; none where policy lets none out.
+
+        Args:
+            frame: an ICMP error about a packet of the wire; the caller gives it away.
+            sealed: that packet came by an SA, so an answer that quotes it must not leave in clear.
+        """
+        ready: list[NetBuffer] = []
+        header = parse_ip(frame, ip_offset(frame))
+        flow = flow_key(frame, header)
+        verdict = self._verdict(flow)
+        if isinstance(verdict, Encapsulation):
+            self._protect(NetBuffer(frame), header, flow, verdict, now, ready)
+        elif verdict is None and not sealed:
+            self._emit_clear(NetBuffer(frame), header, now, ready)
+        return ready
 
     def _pass_non_ip(self, buffer: NetBuffer, now: float, ready: list[NetBuffer]) -> None:
         frame = buffer.frame
@@ -162,10 +203,14 @@ class Outbound:
         if not arp and self._spd.defaults.non_ip is PolicyAction.DISCARD:
             self._audit.drop(DropReason.OUT_NON_IP, now)
             return
+        self._pass(buffer, ready)
+
+    def _pass(self, buffer: NetBuffer, ready: list[NetBuffer]) -> None:
+        """Send a frame that is not IP as it is."""
         if buffer.vnet is not None:
             if is_superframe(buffer.vnet):
                 raise PacketError("superframe that is not IP")
-            complete_checksum(frame, buffer.vnet, len(frame))
+            complete_checksum(buffer.frame, buffer.vnet, len(buffer.frame))
             buffer.vnet = None
         self._audit.card.tx_passed += 1
         ready.append(buffer)

@@ -1,12 +1,13 @@
-"""Telling the host that a packet of its own is too big, as a router on its way would.
+"""Telling a sender what became of its packet, as a router on its way would: too big, or prohibited.
 
-Law: builds frames and limits their rate; who is told what MTU decides `outbound`.
+Law: builds frames and limits their rate; who is told what decide `outbound` and `inbound`.
 
 The card has no address. An answer comes from the packet's own destination: the one address the host is sure
 to have a route for through this card, so that no reverse path filter takes offence. RFC 4301 §8.2 leaves it
 open.
 
-Source: RFC 1191 §4; RFC 1812 §4.3.2; RFC 4443 §2.4, §3.2; RFC 8200 §5 for the smallest MTU of IPv6.
+Source: RFC 1191 §4; RFC 1812 §4.3.2; RFC 4443 §2.4, §3.1, §3.2; RFC 4301 §5.1; RFC 8200 §5
+(smallest MTU of IPv6).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _ICMP_LENGTH = 8
 _HOP_LIMIT = 64
 _FRAGMENTATION_NEEDED = (3, 4)
 _PACKET_TOO_BIG = (2, 0)
+_PROHIBITED_IPV4 = (3, 13)
+"""Destination unreachable: communication administratively prohibited."""
+_PROHIBITED_IPV6 = (1, 1)
 _IPV4_ERRORS = frozenset({3, 4, 5, 11, 12})
 """RFC 1122 §3.2.2."""
 _FIRST_IPV6_QUERY = 128
@@ -71,15 +75,42 @@ class RateLimit:
 
 
 def too_big(frame: bytes | bytearray, header: IpHeader, mtu: int) -> bytearray | None:
-    """The frame that tells the sender of a packet how big it may be.
-
-    None where nobody may be told: an ICMP error, a fragment but the first, a packet or frame to or from many,
-    or from nowhere (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
+    """The frame that tells the sender of a packet how big it may be; None where nobody may be told.
 
     Args:
         frame: the frame of the host; read only.
         header: its IP header.
         mtu: largest IP packet that will pass, in bytes; for IPv6 never told below 1280.
+    """
+    if header.version == 4:
+        return _answer(frame, header, _FRAGMENTATION_NEEDED, max(mtu, _MIN_MTU_IPV4))
+    return _answer(frame, header, _PACKET_TOO_BIG, max(mtu, MIN_MTU_IPV6))
+
+
+def prohibited(frame: bytes | bytearray, header: IpHeader) -> bytearray | None:
+    """The frame that tells the sender of a packet that policy discarded it; None where nobody may be told,
+    and of fragments, which are part of a packet only.
+
+    Args:
+        frame: of the host or of the wire; read only.
+        header: its IP header.
+    """
+    if header.fragment:
+        return None
+    return _answer(frame, header, _PROHIBITED_IPV4 if header.version == 4 else _PROHIBITED_IPV6, 0)
+
+
+def _answer(
+    frame: bytes | bytearray, header: IpHeader, said: tuple[int, int], number: int
+) -> bytearray | None:
+    """An ICMP error about a packet, on its way back.
+
+    None where nobody may be told: an ICMP error, a fragment but the first, a packet or frame to or from many,
+    or from nowhere (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
+
+    Args:
+        said: type and code.
+        number: an MTU, or 0.
     """
     if header.fragment_offset or frame[0] & 1 or frame[6] & 1:
         return None
@@ -90,7 +121,7 @@ def too_big(frame: bytes | bytearray, header: IpHeader, mtu: int) -> bytearray |
         if header.protocol == ICMP and (header.end <= start or frame[start] in _IPV4_ERRORS):
             return None
         quoted = bytes(frame[header.offset : min(header.end, header.offset + _LONGEST_IPV4 - 28)])
-        packet = _fragmentation_needed(header, quoted, max(mtu, _MIN_MTU_IPV4))
+        packet = _icmp_packet(header, quoted, said, number)
     else:
         if not _one_ipv6(header.source) or not _one_ipv6(header.destination):
             return None
@@ -99,7 +130,7 @@ def too_big(frame: bytes | bytearray, header: IpHeader, mtu: int) -> bytearray |
         ):
             return None
         quoted = bytes(frame[header.offset : min(header.end, header.offset + _LONGEST_IPV6 - 48)])
-        packet = _packet_too_big(header, quoted, max(mtu, MIN_MTU_IPV6))
+        packet = _icmpv6_packet(header, quoted, said, number)
     # Back where it came from, tags and all.
     return bytearray(frame[6:12]) + frame[0:6] + frame[12 : header.offset] + packet
 
@@ -113,18 +144,16 @@ def _one_ipv6(address: bytes) -> bool:
     return address[0] != 0xFF and any(address[:15])
 
 
-def _fragmentation_needed(header: IpHeader, quoted: bytes, mtu: int) -> bytes:
-    kind, code = _FRAGMENTATION_NEEDED
-    total = checksum(_ICMP_HEADER.pack(kind, code, 0, 0, mtu) + quoted)
-    message = _ICMP_HEADER.pack(kind, code, total, 0, mtu) + quoted
+def _icmp_packet(header: IpHeader, quoted: bytes, said: tuple[int, int], number: int) -> bytes:
+    total = checksum(_ICMP_HEADER.pack(*said, 0, 0, number) + quoted)
+    message = _ICMP_HEADER.pack(*said, total, 0, number) + quoted
     fields = [0x45, 0, IPV4_LENGTH + len(message), 0, 0, _HOP_LIMIT, ICMP]
     blank = _IPV4.pack(*fields, 0, header.destination, header.source)
     return _IPV4.pack(*fields, checksum(blank), header.destination, header.source) + message
 
 
-def _packet_too_big(header: IpHeader, quoted: bytes, mtu: int) -> bytes:
-    kind, code = _PACKET_TOO_BIG
-    message = bytearray(_ICMPV6_HEADER.pack(kind, code, 0, mtu) + quoted)
+def _icmpv6_packet(header: IpHeader, quoted: bytes, said: tuple[int, int], number: int) -> bytes:
+    message = bytearray(_ICMPV6_HEADER.pack(*said, 0, number) + quoted)
     total = pseudo_header_sum(header.destination, header.source, ICMPV6, len(message))
     _U16.pack_into(message, 2, 0xFFFF - fold(total + ones_complement_sum(message)))
     outer = _IPV6.pack(6 << 28, len(message), ICMPV6, _HOP_LIMIT, header.destination, header.source)

@@ -82,10 +82,8 @@ class Ended:
 class Reassembly:
     """The fragments of one card.
 
-    Args:
-        max_bytes: memory that may be in use.
-
     Attributes:
+        max_bytes: memory that may be in use; `limit` changes it.
         ended: what ended since somebody took it; the caller empties it.
         bytes: memory that is in use.
         joined: fragments of the packet given out last.
@@ -96,7 +94,7 @@ class Reassembly:
         self.ended: list[Ended] = []
         self.bytes = self.joined = 0
         self.deadline = inf
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._datagrams: dict[_Key, _Datagram] = {}
         self._by_source: dict[bytes, int] = {}
 
@@ -110,6 +108,14 @@ class Reassembly:
         for key in [key for key, one in self._datagrams.items() if one.until <= now]:
             self._end(key, DropReason.IN_FRAGMENT_TIMEOUT)
         self.deadline = min((one.until for one in self._datagrams.values()), default=inf)
+
+    def limit(self, max_bytes: int) -> None:
+        """Change the memory that may be in use; the oldest packets go if it is too much already."""
+        self.max_bytes = max_bytes
+        for key in list(self._datagrams):
+            if self.bytes <= max_bytes:
+                break
+            self._end(key, DropReason.IN_FRAGMENT_LIMIT)
 
     def add(self, frame: bytearray, header: IpHeader, now: float) -> bytearray | None:
         """Take a fragment; gives the whole packet's frame when it was the last one missing.
@@ -193,9 +199,9 @@ class Reassembly:
 
     def _make_room(self, cost: int, own: _Key) -> bool:
         """Let the oldest datagrams go until there is room for so many bytes."""
-        if cost > self._max_bytes:
+        if cost > self.max_bytes:
             return False
-        while self.bytes + cost > self._max_bytes:
+        while self.bytes + cost > self.max_bytes:
             oldest = next((key for key, one in self._datagrams.items() if one.cost and key != own), None)
             if oldest is None:
                 return False

@@ -110,6 +110,11 @@ def test_a_wrong_line_names_the_word(vnic: Command, line: str, field: str) -> No
         ("mtu 9000 mac 02:00:00:00:00:01", api.SetAdapter(name="left", mtu=9000, mac="02:00:00:00:00:01")),
         ("nonip pass", api.SetAdapter(name="left", non_ip="pass")),
         ("fragmentation after", api.SetAdapter(name="left", fragmentation="after")),
+        (
+            "vlan drop prohibited answer reassembly 512K",
+            api.SetAdapter(name="left", vlan="drop", prohibited="answer", reassembly=1 << 19),
+        ),
+        ("vlan pass reassembly 1g", api.SetAdapter(name="left", vlan="pass", reassembly=1 << 30)),
         ("cipher-limits enforce", api.SetAdapter(name="left", cipher_limits="enforce")),
         ("fragments stateful", api.SetAdapter(name="left", fragments="stateful")),
         ("address 10.0.0.1/8", api.SetAdapter(name="left", addresses=["10.0.0.1/8"])),

@@ -860,6 +860,20 @@ def test_key_that_did_too_much_is_weak_and_told_of() -> None:
     run(work())
 
 
+def test_tags_answers_and_memory_for_fragments_are_set_in_place_and_shown() -> None:
+    async def work() -> None:
+        async with Desk("left") as desk:
+            (before,) = (await desk.call(api.ListAdapters())).adapters
+            assert (before.vlan, before.prohibited, before.reassembly) == ("protect", "silent", 4 << 20)
+            change = api.SetAdapter(name="left", vlan="drop", prohibited="answer", reassembly=1 << 20)
+            await desk.call(change)
+            (after,) = (await desk.call(api.ListAdapters())).adapters
+            assert (after.vlan, after.prohibited, after.reassembly) == ("drop", "answer", 1 << 20)
+            await desk.refused(api.SetAdapter(name="left", reassembly=5), "reassembly")
+
+    run(work())
+
+
 def test_end_of_a_life_is_told_without_traffic_and_shown_before() -> None:
     async def work() -> None:
         async with Desk("left") as desk:

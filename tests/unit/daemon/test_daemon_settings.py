@@ -27,6 +27,9 @@ def test_what_is_left_out_gets_its_default() -> None:
         policy_default_in="allow",
         policy_default_out="allow",
         fragmentation="before",
+        vlan="protect",
+        prohibited="silent",
+        reassembly=4 << 20,
         cipher_limits="warn",
         transport="inline",
         software=True,
@@ -34,6 +37,13 @@ def test_what_is_left_out_gets_its_default() -> None:
         keywords=ALL_ON,
     )
     assert checked(filled) == filled
+
+
+@pytest.mark.parametrize("limit", [0, (128 << 10) - 1, (1 << 30) + 1])
+def test_memory_for_fragments_holds_one_packet_and_is_not_all_there_is(limit: int) -> None:
+    with pytest.raises(RequestError) as refused:
+        checked(AddAdapter(name="left", tap="tap0", reassembly=limit))
+    assert refused.value.field == "reassembly"
 
 
 def test_an_external_transport_has_a_wire_and_keywords_and_nothing_of_a_host() -> None:
@@ -146,6 +156,8 @@ def test_no_difference_changes_nothing() -> None:
         ({"mtu": 1400}, {"mtu": 1400}),
         ({"fragmentation": "after"}, {"fragmentation": "after"}),
         ({"cipher_limits": "enforce"}, {"cipher_limits": "enforce"}),
+        ({"vlan": "drop", "prohibited": "answer"}, {"vlan": "drop", "prohibited": "answer"}),
+        ({"reassembly": 1 << 20}, {"reassembly": 1 << 20}),
         ({"mac": "02:00:00:00:00:09"}, {"mac": "02:00:00:00:00:09"}),
         ({"wire": Wire(kind="netdev", name="eth0")}, {"wire": Wire(kind="netdev", name="eth0")}),
         ({"non_ip": "drop", "policy_default_in": "block"}, {"non_ip": "drop", "policy_default_in": "block"}),
