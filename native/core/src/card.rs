@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::association::{Encapsulation, FlowKey, InboundSa, Protocol};
+use crate::coalesce::Joins;
 use crate::mb::Manager;
 use crate::punt::{Punt, PuntReason};
 
@@ -50,6 +51,8 @@ pub struct Card {
     pub(crate) allowed: Allowed,
     pub(crate) counts: Counts,
     pub(crate) send: crate::send::Scratch,
+    pub(crate) joins: Joins,
+    pub(crate) receive: crate::receive::Scratch,
 }
 
 impl Card {
@@ -63,6 +66,8 @@ impl Card {
             allowed: Allowed(HashSet::with_hasher(seed)),
             counts: Counts::default(),
             send: crate::send::Scratch::default(),
+            joins: Joins { tcp: true, udp: false },
+            receive: crate::receive::Scratch::default(),
         }
     }
 
@@ -74,6 +79,11 @@ impl Card {
     /// What was done since the card was made.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Say which superframes the host takes; of TCP alone at first.
+    pub fn set_joins(&mut self, joins: Joins) {
+        self.joins = joins;
     }
 
     /// Protect the packets of a flow so from now on.
@@ -164,7 +174,7 @@ fn number(address: IpAddr) -> (u128, u64) {
 
 /// A flow as three numbers, which hash and compare at once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Packed {
+pub(crate) struct Packed {
     source: u128,
     destination: u128,
     /// Family, protocol, ports (17 bits each, and -1).
@@ -203,7 +213,7 @@ impl SaKey {
 
 /// Two secret numbers of one card: who sends flows cannot tell which of them meet in a table.
 #[derive(Clone, Copy)]
-struct Seed(u64, u64);
+pub(crate) struct Seed(u64, u64);
 
 impl Default for Seed {
     fn default() -> Self {
@@ -221,7 +231,7 @@ impl BuildHasher for Seed {
 }
 
 /// Multiplies to 128 bits and folds, a word at a time.
-struct Folding {
+pub(crate) struct Folding {
     state: u64,
     multiplier: u64,
 }

@@ -205,10 +205,7 @@ fn parse_ipv6(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
     for _ in 0..MAX_EXTENSION_HEADERS {
         let position = parsed.payload();
         let kind = parsed.protocol;
-        if !matches!(
-            kind,
-            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
-        ) {
+        if !is_extension_header(kind) {
             return Some(parsed);
         }
         if end - position < 8 {
@@ -234,6 +231,12 @@ fn parse_ipv6(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
         }
     }
     None
+}
+
+/// Whether an IPv6 header of this number is followed by another (RFC 8200 §4).
+pub fn is_extension_header(number: u8) -> bool {
+    use protocol::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
+    matches!(number, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
 /// Addresses, protocol and ports of a packet that is not a later fragment, as `vnic.transport.flow.flow_key`; -1 for
