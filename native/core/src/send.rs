@@ -8,7 +8,7 @@
 //! parse -> flow -> cut and frame all, numbers taken -> ESP of all -> AH of all -> UDP checksums -> count
 //! ```
 
-use crate::association::{Encapsulation, OutboundSa, STALE};
+use crate::association::{Encapsulation, FlowKey, OutboundSa, STALE};
 use crate::card::Card;
 use crate::checksum::{complement, sum};
 use crate::cipher::{AhJob, EspSeal, Sealer, ah_icvs, seal_esp};
@@ -45,6 +45,20 @@ struct Input<'a> {
     packets: u64,
     /// Bytes of the IP packets inside.
     bytes: u64,
+}
+
+/// How a flow is protected.
+#[derive(Clone, Copy)]
+struct Plan<'a> {
+    encapsulation: &'a Encapsulation,
+    sizes: Sizes,
+}
+
+impl<'a> Plan<'a> {
+    fn of(encapsulation: &'a Encapsulation) -> Result<Self, PuntReason> {
+        let sizes = Sizes::of(encapsulation).ok_or(PuntReason::UnknownFlow)?;
+        Ok(Self { encapsulation, sizes })
+    }
 }
 
 /// One AH header to be completed.
@@ -98,14 +112,24 @@ impl Card {
             sums: std::mem::take(&mut scratch.sums),
             used_up: false,
         };
+        let mut last: Option<(FlowKey, Plan)> = None;
         for (index, frame) in (0..).zip(&input.frames) {
             let bytes = input.bytes_of(frame);
             let done = parse_frame(bytes).and_then(|packet| {
                 if is_neighbour_discovery(bytes, &packet) {
                     return Err(PuntReason::UnknownFlow);
                 }
-                let plan = flows.get(&flow_key(bytes, &packet)).ok_or(PuntReason::UnknownFlow)?;
-                work.protect(index, bytes, &frame.vnet, &packet, plan, now)
+                // Packets of one flow come together.
+                let key = flow_key(bytes, &packet);
+                let plan = match last {
+                    Some((same, plan)) if same == key => plan,
+                    _ => Plan::of(flows.get(&key).ok_or(PuntReason::UnknownFlow)?)?,
+                };
+                last = Some((key, plan));
+                if now > plan.encapsulation.valid_until {
+                    return Err(PuntReason::Stale);
+                }
+                work.protect(index, bytes, &frame.vnet, &packet, plan)
             });
             if let Err(reason) = done {
                 punts.push(Punt { index, reason });
@@ -122,11 +146,13 @@ impl Card {
             punts[first_punt..].sort_by_key(|punt| punt.index);
             work.inputs.clear();
         }
-        for input in &work.inputs {
-            for sa in [&input.plan.esp, &input.plan.ah].into_iter().flatten() {
-                sa.tally.count(input.packets, input.bytes, now);
+        for same in work.inputs.chunk_by(|left, right| std::ptr::eq(left.plan, right.plan)) {
+            let packets = same.iter().map(|input| input.packets).sum();
+            let bytes = same.iter().map(|input| input.bytes).sum();
+            for sa in [&same[0].plan.esp, &same[0].plan.ah].into_iter().flatten() {
+                sa.tally.count(packets, bytes, now);
             }
-            counts.sent += input.packets;
+            counts.sent += packets;
         }
         counts.note(&punts[first_punt..]);
         scratch.front = work.front;
@@ -146,13 +172,8 @@ impl<'a> Work<'a, '_> {
         frame: &[u8],
         vnet: &Vnet,
         packet: &IpHeader,
-        plan: &'a Encapsulation,
-        now: f64,
+        Plan { encapsulation: plan, sizes }: Plan<'a>,
     ) -> Result<(), PuntReason> {
-        if now > plan.valid_until {
-            return Err(PuntReason::Stale);
-        }
-        let sizes = Sizes::of(plan).ok_or(PuntReason::UnknownFlow)?;
         let room = sizes.room(plan.path_mtu, packet.header_length);
         let length = packet.length();
         let cut = if vnet.gso_type & !GSO_ECN != 0 { Some(Cut::new(frame, packet, vnet, room)?) } else { None };
