@@ -1,6 +1,6 @@
 """The runner: chosen cases, one after the other, a line each, for a reader or as JSON.
 
-    scripts/bench [--quick] [--json] [--list] [CASE ...]
+    scripts/bench [--quick] [--json] [--list] [--engine NAME] [CASE ...]
 
 Standard output holds one line per case as soon as it is measured, with --json one JSON object; progress and
 failures go to standard error.
@@ -12,8 +12,9 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 
-from benchmarks.cases import CASES, FULL, QUICK, Result
+from benchmarks.cases import CASES, FULL, QUICK, Result, SkippedError
 from scripts.lab import Interrupted, LabError, raise_on_signals
 
 
@@ -22,6 +23,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="shorter, under 40 s a case")
     parser.add_argument("--json", action="store_true", help="print one JSON object per case, a line each")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
+    parser.add_argument(
+        "--engine", default="auto", choices=("auto", "reference", "native"), help="what the daemons run on"
+    )
     parser.add_argument("case", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}")
     words = parser.parse_args()
     if words.list:
@@ -29,13 +33,17 @@ def main() -> int:
         return 0
     if unknown := [one for one in words.case if one not in CASES]:
         parser.error(f"unknown case '{unknown[0]}'; allowed: {', '.join(CASES)}")
+    effort = replace(QUICK if words.quick else FULL, engine=words.engine)
     raise_on_signals()
     status = 0
     for name in words.case or CASES:
         began = time.monotonic()
         print(f"{name} …", end=" ", file=sys.stderr, flush=True)
         try:
-            result = CASES[name](name, QUICK if words.quick else FULL)
+            result = CASES[name](name, effort)
+        except SkippedError as reason:
+            print(f"skipped: {reason}", file=sys.stderr)
+            continue
         except LabError as error:
             print(f"failed: {error}", file=sys.stderr)
             status = 1
@@ -53,9 +61,14 @@ def line(result: Result) -> str:
     start = f"{result['case']:<26} {result['engine']:<10} "
     if "gbps" in result:
         return start + (
-            f"{result['gbps']:.3f} Gbit/s beside {result['reference_gbps']:.2f} of veth: "
-            f"{100 * result['ratio']:.2f} % (TCP {result['congestion_control']}, "
+            f"{result['gbps']:.3f} Gbit/s beside {result['reference_gbps']:.2f} of {result['reference']}: "
+            f"{result['ratio']:.3f} (TCP {result['congestion_control']}, "
             f"daemon {result['daemon_cpu_percent']} % of a core)"
+        )
+    if "packets_per_s" in result:
+        return start + (
+            f"{result['packets_per_s']:,} packets/s beside {result['reference_packets_per_s']:,} of "
+            f"{result['reference']}: {result['ratio']:.2f}"
         )
     if "rtt_us" in result:
         return start + (

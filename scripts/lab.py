@@ -10,6 +10,9 @@ on Ctrl-C and on SIGTERM. Processes end by their own id. No key is ever an argum
             └───────────────┤    vnicd    ├───────────────┘
                             └─────────────┘
       ref 10.8.0.1 ─────────── veth pair ─────────── 10.8.0.2 ref    (the reference, where a run has one)
+
+On request each side has a vnicd of its own, as two hosts have, and the wire goes over veth: `netdev`, a pair
+of its own in namespaces of their own, where no host answers for it, or `udp`, the pair of the reference.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -44,8 +47,11 @@ OUTER_ADDRESS = {LEFT: "192.0.2.1", RIGHT: "192.0.2.2"}
 """The tunnel's ends. No interface has them: the card is a bump in the wire and keeps the Ethernet header."""
 
 REFERENCE_DEVICE = "ref"
+WIRE_DEVICE = "wire"
 CONGESTION_CONTROL = "cubic"
 IPERF_ATTEMPTS = 10
+IPERF_DATAGRAM = 18
+"""Bytes of payload that make a frame of 64 bytes, with its frame check sequence."""
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -119,18 +125,49 @@ class Protection:
     mode: str
     algorithms: tuple[Algorithm, ...]
     esn: bool = False
+    around: Protection | None = None
+    """What protects the result once more: AH over ESP."""
 
-    def ends(self) -> dict[str, str]:
-        """The addresses that the associations name."""
-        return OUTER_ADDRESS if self.mode == "tunnel" else ADDRESS
+    def ends(self, tunnel: Mapping[str, str] = OUTER_ADDRESS) -> Mapping[str, str]:
+        """The addresses that the associations name.
+
+        Args:
+            tunnel: ends of tunnels.
+        """
+        return tunnel if self.mode == "tunnel" else ADDRESS
 
     def batch(self) -> str:
         """Write both directions as a batch of `vnic` commands, with fresh keys: for standard input only."""
-        ends, lines = self.ends(), []
+        return "".join(self.batches().values())
+
+    def batches(self, tunnel: Mapping[str, str] = OUTER_ADDRESS) -> dict[str, str]:
+        """The same, by the adapter that the commands are for."""
+        lines: dict[str, list[str]] = {side: [] for side in SIDES}
+        templates: dict[tuple[str, str], list[str]] = {}
+        layer: Protection | None = self
+        while layer is not None:
+            layer._add(tunnel, lines, templates)
+            layer = layer.around
+        for (sender, receiver), several in templates.items():
+            selector = f"src {ADDRESS[sender]}/32 dst {ADDRESS[receiver]}/32"
+            for adapter, direction in ((sender, "out"), (receiver, "in")):
+                lines[adapter].append(
+                    f"xfrm policy add {selector} dir {direction} {' '.join(several)} "
+                    f"offload packet dev {adapter}"
+                )
+        return {side: "\n".join(each) + "\n" for side, each in lines.items()}
+
+    def _add(
+        self,
+        tunnel: Mapping[str, str],
+        lines: dict[str, list[str]],
+        templates: dict[tuple[str, str], list[str]],
+    ) -> None:
+        ends = self.ends(tunnel)
         shared = f"proto {self.protocol} reqid 1 mode {self.mode}"
         for spi, sender, receiver in ((SPI[LEFT], LEFT, RIGHT), (SPI[RIGHT], RIGHT, LEFT)):
             route = f"src {ends[sender]} dst {ends[receiver]}"
-            selector = f"src {ADDRESS[sender]}/32 dst {ADDRESS[receiver]}/32"
+            templates.setdefault((sender, receiver), []).append(f"tmpl {route} {shared}")
             words = []
             for algorithm in self.algorithms:
                 key = f"0x{secrets.token_hex(algorithm.key_length)}" if algorithm.key_length else '""'
@@ -140,15 +177,10 @@ class Protection:
             words += ["flag", "esn"] if self.esn else []
             for adapter, direction in ((sender, "out"), (receiver, "in")):
                 offload = f"offload packet dev {adapter} dir {direction}"
-                lines.append(
+                lines[adapter].append(
                     f"xfrm state add {route} proto {self.protocol} spi {spi:#x} reqid 1 mode {self.mode} "
                     f"{' '.join(words)} {offload}"
                 )
-                lines.append(
-                    f"xfrm policy add {selector} dir {direction} tmpl {route} {shared} "
-                    f"offload packet dev {adapter}"
-                )
-        return "\n".join(lines) + "\n"
 
 
 SPI = {LEFT: 0x101, RIGHT: 0x202}
@@ -171,6 +203,7 @@ class Lab:
         self.socket = self.directory / "vnic.sock"
         self.daemon_log = self.directory / "vnicd.log"
         self.daemon: subprocess.Popen[bytes] | None = None
+        self._daemons: list[subprocess.Popen[bytes]] = []
         self._made: list[str] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -201,7 +234,10 @@ class Lab:
 
     def make_namespaces(self) -> None:
         """Make both namespaces: loopback up, IPv6 off (its housekeeping would blur the captures)."""
-        for name in self.namespace.values():
+        self._make_silent(*self.namespace.values())
+
+    def _make_silent(self, *names: str) -> None:
+        for name in names:
             self._made.append(name)
             _run(["ip", "netns", "add", name])
             _run(["ip", "-n", name, "link", "set", "lo", "up"])
@@ -225,19 +261,30 @@ class Lab:
         _run(["ip", "-n", namespace, "address", "add", f"{address}/24", "dev", device])
         _run(["ip", "-n", namespace, "link", "set", device, "up"])
 
-    def start_daemon(self, timeout_s: float = 10.0) -> None:
-        """Start vnicd with a socket of its own and wait until it says that it is ready."""
-        config = self.directory / "vnic.toml"
-        config.write_text(f'[control]\nsocket = "{self.socket}"\n')
-        notify_path = self.directory / "notify"
+    def socket_of(self, side: str = "") -> Path:
+        """The control socket of the daemon of one side, or of both."""
+        return self.directory / f"vnic-{side}.sock" if side else self.socket
+
+    def start_daemon(self, timeout_s: float = 10.0, *, side: str = "", engine: str = "auto") -> None:
+        """Start vnicd with a socket of its own and wait until it says that it is ready.
+
+        Args:
+            side: whose daemon; "" is one for both.
+            engine: what it shall run on.
+        """
+        config = self.directory / f"vnic{side}.toml"
+        config.write_text(f'[control]\nsocket = "{self.socket_of(side)}"\n')
+        notify_path = self.directory / f"notify{side}"
+        words = [] if engine == "auto" else ["--engine", engine]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.daemon_log.open("wb") as log:
             notify.bind(str(notify_path))
             notify.settimeout(0.1)
             self.daemon = self.start(
-                [str(BIN / "vnicd"), "--config", str(config)],
+                [str(BIN / "vnicd"), "--config", str(config), *words],
                 stderr=log.fileno(),
                 env=os.environ | {"NOTIFY_SOCKET": str(notify_path)},
             )
+            self._daemons.append(self.daemon)
             deadline = time.monotonic() + timeout_s
             while time.monotonic() < deadline and self.daemon.poll() is None:
                 with contextlib.suppress(TimeoutError):
@@ -248,12 +295,16 @@ class Lab:
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.daemon_log.read_text(errors="replace").splitlines()[-lines:])
 
-    def vnic(self, *words: str, stdin: str = "") -> str:
-        """Run one `vnic` command, or with the words -b - a batch from `stdin`; return what it printed."""
-        return _run([str(BIN / "vnic"), "-S", str(self.socket), *words], stdin=stdin)
+    def vnic(self, *words: str, stdin: str = "", side: str = "") -> str:
+        """Run one `vnic` command, or with the words -b - a batch from `stdin`; return what it printed.
 
-    def vnic_json(self, *words: str) -> Any:
-        return json.loads(self.vnic("-j", *words))
+        Args:
+            side: whose daemon; "" is the one for both.
+        """
+        return _run([str(BIN / "vnic"), "-S", str(self.socket_of(side)), *words], stdin=stdin)
+
+    def vnic_json(self, *words: str, side: str = "") -> Any:
+        return json.loads(self.vnic("-j", *words, side=side))
 
     def make_adapters(self) -> None:
         """Add the two adapters, joined by a link wire."""
@@ -265,6 +316,30 @@ class Lab:
     def protect(self, protection: Protection) -> None:
         """Install associations and policies for both directions, keys over standard input."""
         self.vnic("-b", "-", stdin=protection.batch())
+
+    def make_hosts(self, wire: str, protection: Protection, *, engine: str = "auto") -> None:
+        """Make a daemon and an adapter for each side, with a wire between the namespaces, and protect it.
+
+        Args:
+            wire: "netdev", over a veth pair of its own, or "udp", over that of the reference.
+        """
+        place = self.namespace
+        if wire == "netdev":
+            place = {side: f"{name}-wire" for side, name in self.namespace.items()}
+            self._make_silent(*place.values())
+            pair = ["type", "veth", "peer", "name", WIRE_DEVICE, "netns", place[RIGHT]]
+            _run(["ip", "-n", place[LEFT], "link", "add", WIRE_DEVICE, *pair])
+            for namespace in place.values():
+                _run(["ip", "-n", namespace, "link", "set", WIRE_DEVICE, "up"])
+        tunnel = REFERENCE_ADDRESS if wire == "udp" else OUTER_ADDRESS
+        batches = protection.batches(tunnel)
+        for side, far in ((LEFT, RIGHT), (RIGHT, LEFT)):
+            self.start_daemon(side=side, engine=engine)
+            tap = [self.tap[side], "netns", self.namespace[side], "address", f"{ADDRESS[side]}/24"]
+            ends = [WIRE_DEVICE] if wire == "netdev" else [tunnel[side], tunnel[far]]
+            words = [wire, *ends, "netns", place[side]]
+            self.vnic("adapter", "add", side, "tap", *tap, "wire", *words, side=side)
+            self.vnic("-b", "-", stdin=batches[side], side=side)
 
     def start(
         self,
@@ -328,12 +403,40 @@ class Lab:
             raise LabError(f"the TCP stream used {', '.join(sorted(used))} instead of {CONGESTION_CONTROL}")
         return float(report["end"]["sum_received"]["bits_per_second"]) / 1e9
 
+    def iperf_datagrams(self, address: str, rate: float, seconds: float = 1.0) -> tuple[float, float]:
+        """Send small datagrams from left to an address of the right.
+
+        Args:
+            rate: datagrams a second that are wanted.
+
+        Returns:
+            Datagrams a second that were sent, and that arrived.
+        """
+        bits = int(rate * IPERF_DATAGRAM * 8)
+        options = ["--client", address, "--udp", "--length", str(IPERF_DATAGRAM), "--bitrate", str(bits)]
+        options += ["--time", f"{seconds:g}", "--window", "4M"]
+        for _ in range(IPERF_ATTEMPTS):
+            said = self.run_in(LEFT, ["iperf3", *options, "--json"], ok=(0, 1), timeout_s=seconds + 20)
+            report = json.loads(said)
+            if "error" not in report:
+                break
+            if "busy" not in report["error"]:
+                raise LabError(f"iperf3 to {address}: {report['error']}")
+            time.sleep(0.2)
+        else:
+            raise LabError(f"the server of iperf3 stayed busy for {IPERF_ATTEMPTS} attempts")
+        total = report["end"]["sum"]
+        sent = float(total["packets"])
+        return sent / total["seconds"], (sent - total["lost_packets"]) / total["seconds"]
+
     def cpu_seconds(self) -> float:
-        """Processor time that the daemon has used so far."""
-        assert self.daemon is not None
-        # Fields 14 and 15 of the whole line, counted after the parenthesised name (proc_pid_stat(5)).
-        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time that the daemons have used so far."""
+        ticks = 0
+        for daemon in self._daemons:
+            # Fields 14 and 15 of the whole line, counted after the parenthesised name (proc_pid_stat(5)).
+            fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def resident_mib(self) -> float:
         assert self.daemon is not None
