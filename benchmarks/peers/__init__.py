@@ -1,8 +1,8 @@
 """The peers: other ways to protect packets in user space, set up as their users set them up.
 
 Law: a peer lives in the two namespaces of a Lab and on its veth pair, is ended with the Lab, and leaves
-nothing in the system: keys, sockets and settings are files of the Lab. One that is not installed says so and is
-skipped.
+nothing in the system: keys, sockets and settings are files of the Lab. One that is not installed says so and
+is skipped.
 """
 
 from __future__ import annotations
