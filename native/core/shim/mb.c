@@ -44,14 +44,27 @@ struct vnic_work {
         uint8_t aad[12];
 };
 
-/* The work area lies in front of the manager. */
-#define WORK_SIZE ((sizeof(struct vnic_work) + 63) & ~(size_t)63)
-#define MANAGER(memory) ((IMB_MGR *)((uint8_t *)(memory) + WORK_SIZE))
-#define WORK(memory) ((struct vnic_work *)(memory))
+struct vnic_state {
+        struct vnic_work work;
+        int has_manager_of_few;
+};
+
+/*
+ * State, manager, and a second manager for bursts of few jobs: wide vectors cost the same whether all their lanes
+ * are used or one, and the 128-bit path has the SHA instructions.
+ */
+#define ALIGNED(size) (((size) + 63) & ~(size_t)63)
+#define STATE_SIZE ALIGNED(sizeof(struct vnic_state))
+#define MANAGER_SIZE ALIGNED(imb_get_mb_mgr_size())
+#define MANAGER(memory) ((IMB_MGR *)((uint8_t *)(memory) + STATE_SIZE))
+#define MANAGER_OF_FEW(memory) ((IMB_MGR *)((uint8_t *)(memory) + STATE_SIZE + MANAGER_SIZE))
+#define STATE(memory) ((struct vnic_state *)(memory))
+#define WORK(memory) (&STATE(memory)->work)
+#define FEW 4
 
 size_t vnic_mb_size(void)
 {
-        return WORK_SIZE + imb_get_mb_mgr_size();
+        return STATE_SIZE + 2 * MANAGER_SIZE;
 }
 
 const char *vnic_mb_version(void)
@@ -89,7 +102,18 @@ int vnic_mb_init(void *memory, unsigned limit)
         default:
                 return 1;
         }
-        return imb_get_errno(manager) == 0 ? 0 : 2;
+        if (imb_get_errno(manager) != 0)
+                return 2;
+        if (limit == 0 && manager->used_arch != IMB_ARCH_SSE && (features & IMB_FEATURE_SHANI) != 0) {
+                manager = MANAGER_OF_FEW(memory);
+                if (imb_set_pointers_mb_mgr(manager, 0, 1) == NULL)
+                        return 1;
+                init_mb_mgr_sse(manager);
+                if (imb_get_errno(manager) != 0)
+                        return 2;
+                STATE(memory)->has_manager_of_few = 1;
+        }
+        return 0;
 }
 
 unsigned vnic_mb_arch(void *memory)
@@ -289,17 +313,23 @@ static void finish(const IMB_JOB *job)
         ((struct vnic_job *)job->user_data)->done = job->status == IMB_STATUS_COMPLETED;
 }
 
-/* All jobs, many at a time; `done` of a job that the library would not do stays 0. */
+/* All jobs, many at a time; `done` of a job that the library would not do stays 0. DES has only one fast path. */
 void vnic_mb_run(void *memory, struct vnic_job *jobs, size_t count)
 {
-        IMB_MGR *manager = MANAGER(memory);
+        IMB_MGR *const many = MANAGER(memory);
+        IMB_MGR *const few = count <= FEW && STATE(memory)->has_manager_of_few ? MANAGER_OF_FEW(memory) : many;
         IMB_JOB *job;
 
         for (size_t i = 0; i < count; i++) {
+                const int des = jobs[i].cipher == CIPHER_DES || jobs[i].cipher == CIPHER_3DES;
+                IMB_MGR *const manager = des ? many : few;
+
                 describe(IMB_GET_NEXT_JOB(manager), &jobs[i]);
                 for (job = IMB_SUBMIT_JOB(manager); job != NULL; job = IMB_GET_COMPLETED_JOB(manager))
                         finish(job);
         }
-        while ((job = IMB_FLUSH_JOB(manager)) != NULL)
+        while ((job = IMB_FLUSH_JOB(few)) != NULL)
+                finish(job);
+        while ((job = IMB_FLUSH_JOB(many)) != NULL)
                 finish(job);
 }

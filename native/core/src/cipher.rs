@@ -48,7 +48,8 @@ pub struct Keys<'a> {
 /// Why an SA cannot be worked on here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeysError {
-    /// The algorithm, or the pair, is not known here, or IVs were given where there is no counter mode.
+    /// The algorithm, or the pair, is not for this engine (DES is not without AVX-512), or IVs were given where there is
+    /// no counter mode.
     Algorithm,
     /// A key has a length that its algorithm does not take.
     KeyLength,
@@ -202,6 +203,9 @@ impl Transform {
         } else {
             let cipher = cipher_named(keys.encryption).ok_or(KeysError::Algorithm)?;
             let (hash, hash_key_length, icv_lengths) = hash_named(keys.integrity).ok_or(KeysError::Algorithm)?;
+            if matches!(cipher, Cipher::Des | Cipher::TripleDes) && !manager.has_des() {
+                return Err(KeysError::Algorithm);
+            }
             if keys.encryption_key.len() != cipher.key_length() || keys.integrity_key.len() != hash_key_length {
                 return Err(KeysError::KeyLength);
             }

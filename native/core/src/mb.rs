@@ -93,7 +93,7 @@ pub enum Arch {
 pub enum ManagerError {
     /// The CPU lacks AES, carry-less multiplication or SSE 4.2, or what was asked for.
     Cpu,
-    /// Its memory, some 256 KiB, cannot be locked (RLIMIT_MEMLOCK).
+    /// Its memory, some 512 KiB, cannot be locked (RLIMIT_MEMLOCK).
     Memory,
     /// The library failed its own test.
     SelfTest,
@@ -192,6 +192,12 @@ impl Manager {
     /// The code path; keys work only with managers that have the same one.
     pub(crate) fn arch(&self) -> u32 {
         self.arch
+    }
+
+    /// Whether DES is fast enough to be worth it: without 512-bit vectors the library, which reads no tables by secrets,
+    /// takes milliseconds for a packet.
+    pub(crate) fn has_des(&self) -> bool {
+        self.arch == Arch::Avx512 as u32
     }
 
     /// The version of the library.

@@ -19,13 +19,18 @@ fn sealer(manager: &mut Manager, esp: &Esp) -> Sealer {
     Sealer::new(manager, &esp.keys(), ivs).expect("a sealer")
 }
 
-fn random_ivs(packets: &[Esp]) -> Vec<u8> {
+fn random_ivs(packets: &[&Esp]) -> Vec<u8> {
     packets
         .iter()
         .filter(|esp| esp.encryption.contains("cbc"))
         .flat_map(|esp| &esp.packet[8..8 + esp.iv_length()])
         .copied()
         .collect()
+}
+
+/// The packets that a manager has algorithms for.
+fn known<'a>(arch: &str, packets: &'a [Esp]) -> Vec<&'a Esp> {
+    packets.iter().filter(|esp| arch == "AVX512" || !esp.encryption.contains("des")).collect()
 }
 
 /// Packets as framing leaves them: header and text stand, IV and ICV are room.
@@ -41,7 +46,8 @@ fn unsealed(esp: &Esp) -> Vec<u8> {
 fn packets_of_others_come_out_of_sealing_in_one_mixed_burst() {
     let (packets, _) = vectors();
     for chunk in packets.chunks(200) {
-        for (arch, mut manager) in managers(|| Random::fixed(random_ivs(chunk))) {
+        for (arch, mut manager) in managers(|arch| Random::fixed(random_ivs(&known(arch, chunk)))) {
+            let chunk = known(arch, chunk);
             let sealers: Vec<Sealer> = chunk.iter().map(|esp| sealer(&mut manager, esp)).collect();
             let mut bytes = vec![0x11; 3];
             let mut jobs = Vec::new();
@@ -63,8 +69,9 @@ fn packets_of_others_come_out_of_sealing_in_one_mixed_burst() {
 #[test]
 fn packets_of_others_come_out_of_sealing_one_by_one() {
     let (packets, _) = vectors();
-    for (arch, mut manager) in managers(|| Random::fixed(random_ivs(&packets[..100]))) {
-        for esp in &packets[..100] {
+    let packets: Vec<Esp> = packets.into_iter().step_by(5).collect();
+    for (arch, mut manager) in managers(|arch| Random::fixed(random_ivs(&known(arch, &packets)))) {
+        for esp in known(arch, &packets) {
             let sealer = sealer(&mut manager, esp);
             let mut bytes = unsealed(esp);
             let end = bytes.len();
@@ -77,9 +84,10 @@ fn packets_of_others_come_out_of_sealing_one_by_one() {
 #[test]
 fn packets_of_others_open_beside_the_source_one_by_one_and_in_mixed_bursts() {
     let (mut packets, _) = vectors();
-    for (arch, mut manager) in managers(Random::system) {
-        for burst in [1, 7, 45, packets.len()] {
+    for (arch, mut manager) in managers(|_| Random::system()) {
+        for burst in [1, 3, 7, 45, packets.len()] {
             common::shuffle(&mut packets, burst as u64);
+            let packets = known(arch, &packets);
             for chunk in packets.chunks(burst) {
                 let openers: Vec<Opener> =
                     chunk.iter().map(|esp| Opener::new(&mut manager, &esp.keys()).expect("an opener")).collect();
@@ -112,9 +120,9 @@ fn packets_of_others_open_beside_the_source_one_by_one_and_in_mixed_bursts() {
 fn a_changed_bit_anywhere_or_another_upper_half_is_never_good_and_leaves_no_plain_text() {
     let (packets, _) = vectors();
     let mut numbers = common::Numbers(7);
-    for (arch, mut manager) in managers(Random::system) {
+    for (arch, mut manager) in managers(|_| Random::system()) {
         for _ in 0..3 {
-            let checked: Vec<&Esp> = packets.iter().filter(|esp| esp.icv_length != 0).collect();
+            let checked: Vec<&Esp> = known(arch, &packets).into_iter().filter(|esp| esp.icv_length != 0).collect();
             let openers: Vec<Opener> =
                 checked.iter().map(|esp| Opener::new(&mut manager, &esp.keys()).expect("an opener")).collect();
             let mut source = Vec::new();
@@ -154,7 +162,7 @@ fn a_changed_bit_anywhere_or_another_upper_half_is_never_good_and_leaves_no_plai
 #[test]
 fn ah_packets_of_others_have_the_same_icv_in_both_directions() {
     let (_, packets) = vectors();
-    for (arch, mut manager) in managers(Random::system) {
+    for (arch, mut manager) in managers(|_| Random::system()) {
         for burst in [1, packets.len()] {
             for chunk in packets.chunks(burst) {
                 let openers: Vec<Opener> =

@@ -125,12 +125,15 @@ impl Random {
     }
 }
 
-/// A manager for each code path that this CPU has.
-pub fn managers(random: impl Fn() -> RandomSource) -> Vec<(&'static str, Manager)> {
+/// A manager for each code path that this CPU has, and one that chooses; `random` is told the path's name.
+pub fn managers(random: impl Fn(&str) -> RandomSource) -> Vec<(&'static str, Manager)> {
     let mut found = Vec::new();
     for arch in [Some(Arch::Sse), Some(Arch::Avx2), Some(Arch::Avx512), None] {
-        match Manager::with(arch, random()) {
-            Ok(manager) => found.push((manager.arch_name(), manager)),
+        match Manager::with(arch, Random::system()) {
+            Ok(probe) => {
+                let name = probe.arch_name();
+                found.push((name, Manager::with(arch, random(name)).expect("a second manager")));
+            }
             Err(error) => assert!(arch.is_some() && error == ManagerError::Cpu, "{arch:?}: {error}"),
         }
     }
