@@ -543,3 +543,147 @@ pub fn ah_icvs<T: AsRef<Transform>>(
     manager.clear();
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    /// What is searched for is only ever written down combined with this.
+    const MASK: u32 = 0x9d3c_51a7;
+
+    const SUITES: &[(&str, usize, &str, usize, usize)] = &[
+        ("aes-gcm-128", 20, "", 0, 16),
+        ("aes-gcm-192", 28, "", 0, 12),
+        ("aes-gcm-256", 36, "", 0, 8),
+        ("aes-cbc-128", 16, "hmac-sha1-96", 20, 12),
+        ("aes-cbc-192", 24, "hmac-md5-96", 16, 12),
+        ("aes-cbc-256", 32, "hmac-sha256-128", 32, 16),
+        ("des-cbc", 8, "hmac-sha1-96", 20, 12),
+        ("3des-cbc", 24, "hmac-md5-96", 16, 12),
+        ("null", 0, "aes-gmac-256", 36, 16),
+        ("null", 0, "hmac-sha256-128", 32, 12),
+    ];
+
+    /// Key material in groups of four words, masked.
+    type Groups = Vec<[u32; 4]>;
+
+    fn masked(word: &[u8]) -> u32 {
+        u32::from_le_bytes(word.try_into().expect("four bytes")) ^ MASK
+    }
+
+    /// Groups without a word that stands in many places anyway; no pointers, no padding, no fill.
+    fn groups(bytes: &[u8], found: &mut Groups) {
+        for group in bytes.chunks_exact(16) {
+            if group.chunks_exact(4).all(|word| word.iter().filter(|byte| **byte == 0).count() < 2) {
+                found.push(std::array::from_fn(|at| masked(&group[4 * at..4 * at + 4])));
+            }
+        }
+    }
+
+    /// Those of the words that stand anywhere in memory that this process can write.
+    fn search(groups: &Groups) -> HashSet<u32> {
+        let wanted: HashSet<u32> = groups.iter().flatten().copied().collect();
+        let mut found = HashSet::new();
+        let memory = std::fs::File::open("/proc/self/mem").expect("own memory");
+        let mut window = vec![0; 1 << 20];
+        let own = window.as_ptr() as u64..window.as_ptr() as u64 + window.len() as u64;
+        for line in std::fs::read_to_string("/proc/self/maps").expect("maps").lines() {
+            let mut fields = line.split_ascii_whitespace();
+            let (range, rights) = (fields.next().expect("a range"), fields.next().expect("rights"));
+            if !rights.starts_with("rw") {
+                continue;
+            }
+            let (from, to) = range.split_once('-').expect("a range");
+            let bound = |text| u64::from_str_radix(text, 16).expect("an address");
+            let (mut at, end) = (bound(from), bound(to));
+            while at < end {
+                let length = usize::try_from(end - at).expect("an address").min(window.len());
+                // Other tests unmap memory meanwhile.
+                let read = memory.read_at(&mut window[..length], at).unwrap_or(0);
+                for (index, word) in window[..read].chunks_exact(4).enumerate() {
+                    let masked = masked(word);
+                    if wanted.contains(&masked) && !own.contains(&(at + 4 * index as u64)) {
+                        found.insert(masked);
+                    }
+                }
+                at += length as u64;
+            }
+        }
+        wipe(&mut window);
+        found
+    }
+
+    /// Groups of which every word was found, wherever: lanes of vectors keep the words of a key apart.
+    fn present(groups: &Groups, found: &HashSet<u32>) -> usize {
+        groups.iter().filter(|group| group.iter().all(|word| found.contains(word))).count()
+    }
+
+    fn material(transform: &Transform) -> &[u8] {
+        match &transform.kind {
+            Kind::Gcm(key) | Kind::Gmac(key) => key.memory(),
+            Kind::Block(keys) => keys.memory(),
+            Kind::Plain => &[],
+        }
+    }
+
+    #[test]
+    fn keys_of_dropped_sas_are_nowhere_in_the_memory_of_the_process() {
+        let mut manager = Manager::new().expect("a manager");
+        let mut sas = Vec::new();
+        let mut wanted = Groups::new();
+        for (encryption, key, integrity, integrity_key, icv_length) in SUITES {
+            let mut keys = vec![0; key + integrity_key];
+            // Not by way of the manager, which keeps blocks of what it gives.
+            assert!(crate::mb::system_random(&mut keys));
+            let (key, integrity_key) = keys.split_at(*key);
+            groups(key, &mut wanted);
+            groups(integrity_key, &mut wanted);
+            let all = Keys { encryption, encryption_key: key, integrity, integrity_key, icv_length: *icv_length };
+            let counter = encryption.contains("gcm") || integrity.contains("gmac");
+            let ivs = counter.then(|| Arc::new(CounterIvs::new(1, 0, false)));
+            let made = Sealer::new(&mut manager, &all, ivs).and_then(|sealer| {
+                let opener = Opener::new(&mut manager, &all)?;
+                groups(material(&sealer.transform), &mut wanted);
+                groups(material(&opener.transform), &mut wanted);
+                Ok((sealer, opener))
+            });
+            wipe(&mut keys);
+            match made {
+                Ok(sa) => sas.push(sa),
+                Err(error) => {
+                    assert!(error == KeysError::Algorithm && !manager.has_des() && encryption.contains("des"))
+                }
+            }
+        }
+        for copies in [1, 5, 45] {
+            work(&mut manager, &sas, copies);
+        }
+        let expanded = |groups: &Groups| groups.len() > 10 * SUITES.len();
+        assert!(expanded(&wanted));
+        // Every expanded key is found, and the keys themselves where AES begins its round keys with them.
+        let before = present(&wanted, &search(&wanted));
+        assert!(before > wanted.len() * 9 / 10, "{before} of {}", wanted.len());
+        drop(sas);
+        assert_eq!(present(&wanted, &search(&wanted)), 0);
+    }
+
+    /// Seal and open packets of all SAs in one burst.
+    fn work(manager: &mut Manager, sas: &[(Sealer, Opener)], copies: usize) {
+        let mut bytes = Vec::new();
+        let (mut seals, mut opens) = (Vec::new(), Vec::new());
+        for (sealer, opener) in std::iter::repeat_n(sas, copies).flatten() {
+            let start = bytes.len();
+            bytes.resize(start + 8 + sealer.iv_length() + 240 + sealer.icv_length(), 7);
+            seals.push(EspSeal { start, end: bytes.len(), high: Some(1), sealer });
+            opens.push(EspOpen { start, end: bytes.len(), high: Some(1), text: start, opener });
+        }
+        assert!(seal_esp(manager, &mut bytes, &seals));
+        let mut plain = vec![0; bytes.len()];
+        let mut good = Vec::new();
+        open_esp(manager, &bytes, &mut plain, &opens, &mut good);
+        assert!(good.iter().all(|good| *good));
+    }
+}

@@ -114,7 +114,8 @@ impl std::error::Error for ManagerError {}
 /// Fills a slice with unpredictable bytes; false when there are none.
 pub type RandomSource = Box<dyn FnMut(&mut [u8]) -> bool + Send>;
 
-fn system_random(bytes: &mut [u8]) -> bool {
+/// Fill from getrandom(2).
+pub(crate) fn system_random(bytes: &mut [u8]) -> bool {
     let mut filled = 0;
     while filled < bytes.len() {
         let rest = &mut bytes[filled..];
@@ -361,6 +362,11 @@ impl GcmKey {
         Some(Self { memory, bits })
     }
 
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> &[u8] {
+        self.memory.bytes()
+    }
+
     fn salt(&self) -> &[u8] {
         let bytes = self.memory.bytes();
         &bytes[bytes.len() - 4..]
@@ -470,6 +476,11 @@ impl BlockKeys {
             }
         }
         Some(Self { memory, states, cipher, hash, open })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> &[u8] {
+        self.memory.bytes()
     }
 
     pub(crate) fn cipher(&self) -> Cipher {
