@@ -58,8 +58,8 @@ _FLOW_MODULUS = 65_521
 _IPV4 = b"\x08\x00\x45"  # type, and a header without options
 _IPV6 = b"\x86\xdd"
 _WITH_PORTS = (6, 17)  # TCP, UDP
-_FLOW_ENDS = 58
-"""Bytes of a frame that certainly holds all that names its flow."""
+_IPV4_FLOW_ENDS, _IPV6_FLOW_ENDS = 38, 58
+"""Bytes of the shortest frame that shows addresses and ports."""
 
 _PLAIN_HEADER = PLAIN.emit()
 _READ_LOSS = DropReason.TAP_RECEIVE.value
@@ -241,15 +241,11 @@ def flow_number(frame: bytes | bytearray) -> int:
     Packets with IPv4 options or IPv6 extension headers, and fragments, show addresses alone.
     """
     kind = frame[12:15]
-    if len(frame) < _FLOW_ENDS:
-        return 0
-    if kind == _IPV4:
+    if kind == _IPV4 and len(frame) >= _IPV4_FLOW_ENDS:
         fragment = frame[20] & 0x3F or frame[21]
-        end = 38 if frame[23] in _WITH_PORTS and not fragment else 34
-        flow = frame[26:end]
-    elif kind[:2] == _IPV6:
-        end = 58 if frame[20] in _WITH_PORTS else 54
-        flow = frame[22:end]
+        flow = frame[26 : 38 if frame[23] in _WITH_PORTS and not fragment else 34]
+    elif kind[:2] == _IPV6 and len(frame) >= _IPV6_FLOW_ENDS:
+        flow = frame[22 : 58 if frame[20] in _WITH_PORTS else 54]
     else:
         return 0
     return int.from_bytes(flow, "big") % _FLOW_MODULUS

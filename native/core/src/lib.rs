@@ -24,6 +24,7 @@ pub mod cipher;
 pub mod coalesce;
 mod frame;
 pub mod frames;
+pub mod io;
 pub mod keys;
 pub mod mb;
 pub mod packet;

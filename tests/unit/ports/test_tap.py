@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 
@@ -274,6 +274,12 @@ def test_frames_of_one_flow_leave_by_one_queue_in_order_and_flows_use_all(
 )
 def test_frame_without_a_flow_leaves_by_the_first_queue(frame: bytes) -> None:
     assert flow_number(frame) == 0
+
+
+def test_empty_acknowledgement_belongs_to_the_flow_of_its_data() -> None:
+    front = ETHER / IP(src="10.0.0.1", dst="10.0.0.9") / TCP(sport=5001, dport=80, flags="A")
+    assert len(bytes(front)) == 54
+    assert flow_number(bytes(front)) == flow_number(bytes(front / bytes(1000))) != 0
 
 
 def test_fragments_of_one_packet_show_the_same_flow_whatever_their_ports() -> None:
