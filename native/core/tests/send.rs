@@ -556,3 +556,300 @@ fn what_was_cleared_is_a_punt_again() {
     card.clear_flows();
     assert_punt(&mut card, &sa, Vnet::default(), &frame, PuntReason::UnknownFlow);
 }
+
+// ------------------------------------------------------------------------------------------------ UDP
+
+#[test]
+fn esp_in_udp_has_the_ports_a_length_and_the_checksum_that_was_wanted() {
+    let inside = ipv4(17, &datagram(&[1; 41]));
+    for (tunnel, ip) in [(tunnel(), 20), (Some(outer("2001:db8::1", "2001:db8::2")), 40), (None, 20)] {
+        for checksum in [false, true] {
+            let (mut card, _) = ready(&Words::gcm(), &inside, |plan| {
+                plan.outer = tunnel;
+                plan.udp = Some(UdpEncapsulation { source_port: 4500, destination_port: 0xabcd, checksum });
+            });
+            let (output, _) = send(&mut card, &[(Vnet::default(), inside.clone())]);
+            let packet = &output.bytes_of(&output.frames[0])[14..];
+            let header = parse_frame(output.bytes_of(&output.frames[0])).unwrap();
+            assert_eq!((header.protocol, header.header_length, header.length()), (17, ip, packet.len()));
+            let (addresses, udp) = (if ip == 20 { &packet[12..20] } else { &packet[8..40] }, &packet[ip..]);
+            assert_eq!(udp[..4], [0x11, 0x94, 0xab, 0xcd]);
+            let length = (udp.len() as u16).to_be_bytes();
+            assert_eq!(udp[4..6], length);
+            assert_eq!(udp[8..16], [0, 0, 0x12, 0x34, 0, 0, 0, 1]);
+            if checksum {
+                assert_eq!(plain_sum(&[addresses, &[0, 17], &length, udp]), 0xffff);
+            } else {
+                assert_eq!(udp[6..8], [0, 0]);
+            }
+            if ip == 20 {
+                assert_eq!(plain_sum(&[&packet[..20]]), 0xffff);
+            }
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ any input
+
+/// A small generator of numbers (Knuth's MMIX), so that a failure comes again.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % bound
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.below(256) as u8).collect()
+    }
+}
+
+/// Hold a TCP or UDP packet to its checksums; gives the offset of its TCP or UDP header.
+fn assert_checksums(packet: &[u8]) -> usize {
+    let (ip, protocol, addresses) =
+        if packet[0] >> 4 == 4 { (20, packet[9], &packet[12..20]) } else { (40, packet[6], &packet[8..40]) };
+    if ip == 20 {
+        assert_eq!(usize::from(u16::from_be_bytes([packet[2], packet[3]])), packet.len());
+        assert_eq!(plain_sum(&[&packet[..20]]), 0xffff);
+    } else {
+        assert_eq!(usize::from(u16::from_be_bytes([packet[4], packet[5]])), packet.len() - 40);
+    }
+    let length = (packet.len() - ip) as u16;
+    assert_eq!(plain_sum(&[addresses, &[0, protocol], &length.to_be_bytes(), &packet[ip..]]), 0xffff);
+    ip
+}
+
+#[test]
+fn the_packets_of_a_superframe_carry_its_payload_and_right_headers() {
+    let mut numbers = Numbers(1);
+    for round in 0..1500 {
+        let tcp = numbers.below(3) != 0;
+        let six = numbers.below(2) == 0;
+        let size = 1 + numbers.below(if round % 50 == 0 { 1400 } else { 300 });
+        let limit = (size * 50).min(65535 - 100);
+        let length = numbers.below(limit);
+        let payload = numbers.bytes(length);
+        let options = if tcp { 4 * numbers.below(11) } else { 0 };
+        let mut behind = numbers.bytes(4);
+        if tcp {
+            behind.extend(numbers.bytes(8));
+            behind.extend([(5 + options as u8 / 4) << 4 | numbers.below(16) as u8, numbers.below(256) as u8]);
+            behind.extend(numbers.bytes(6 + options));
+        } else {
+            behind.extend(numbers.bytes(4));
+        }
+        let layer4 = behind.len();
+        behind.extend(&payload);
+        let protocol = if tcp { 6 } else { 17 };
+        let mut frame = if six { ipv6(protocol, 64, &behind) } else { ipv4(protocol, &behind) };
+        if !six {
+            frame[20] = 0x40 * numbers.below(2) as u8;
+            frame[24..26].fill(0);
+            let checksum = !plain_sum(&[&frame[14..34]]);
+            frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+        }
+        let headers = frame.len() - 14 - payload.len();
+        let gso_type = if !tcp {
+            5
+        } else if six {
+            4
+        } else {
+            1
+        };
+        let vnet = Vnet { flags: 1, gso_type, gso_size: size as u16, ..Vnet::default() };
+        // 20 outer IP, 8 ESP, 12 ICV, 2 trailer, and less than 4 of padding.
+        let path_mtu = if tcp { headers + 43 + 1 + numbers.below(400) } else { headers + size + 45 };
+        let words = Words { last: numbers.below(1 << 33) as u64, ..Words::null() };
+        let (mut card, sa) = ready(&words, &frame, |plan| plan.path_mtu = path_mtu);
+        let (output, punts) = send(&mut card, &[(vnet, frame.clone())]);
+        assert!(punts.is_empty(), "{round}: {punts:?}");
+        let mut got = Vec::new();
+        let mut position = 0_u32;
+        let count = output.frames.len();
+        let mut inside_bytes = 0;
+        for (index, out) in output.frames.iter().enumerate() {
+            let bytes = output.bytes_of(out);
+            let packet = &bytes[14..];
+            assert!(packet.len() <= path_mtu);
+            assert_eq!(plain_sum(&[&packet[..20]]), 0xffff);
+            let number = words.last + 1 + index as u64;
+            assert_eq!(packet[24..28], (number as u32).to_be_bytes());
+            // Null encryption: the packet stands there.
+            let text = &packet[28..packet.len() - 12];
+            let (pad, next) = (text[text.len() - 2], text[text.len() - 1]);
+            assert_eq!((next, text.len() % 4), (if six { 41 } else { 4 }, 0));
+            assert!(pad < 4);
+            let inside = &text[..text.len() - 2 - usize::from(pad)];
+            assert!(text[inside.len()..].iter().take(usize::from(pad)).copied().eq(1..=pad));
+            let dont_fragment = six || frame[20] & 0x40 != 0;
+            let identification = if dont_fragment { 0 } else { number as u16 };
+            assert_eq!(packet[4..6], identification.to_be_bytes());
+            assert_eq!(packet[6] & 0x40 != 0, dont_fragment);
+            let at = assert_checksums(inside);
+            assert_eq!(inside[at..at + 4], behind[..4]);
+            if !six {
+                assert_eq!(inside[4..6], 0x1234_u16.wrapping_add(index as u16).to_be_bytes());
+            }
+            if tcp {
+                let first = u32::from_be_bytes(*behind[4..].first_chunk().unwrap());
+                assert_eq!(inside[at + 4..at + 8], first.wrapping_add(position).to_be_bytes());
+                let mut flags = behind[13];
+                if index != 0 {
+                    flags &= !0x80;
+                }
+                if index + 1 != count {
+                    flags &= !0x09;
+                }
+                assert_eq!(inside[at + 13], flags);
+                assert_eq!(inside[at + 18..at + layer4], behind[18..layer4]);
+                assert_eq!(inside[at + 12], behind[12]);
+                assert_eq!(inside[at + 14..at + 16], behind[14..16]);
+            } else {
+                assert_eq!(inside[at + 4..at + 6], ((inside.len() - at) as u16).to_be_bytes());
+            }
+            let piece = &inside[at + layer4..];
+            assert!(piece.len() <= size);
+            position += piece.len() as u32;
+            got.extend_from_slice(piece);
+            inside_bytes += inside.len() as u64;
+        }
+        assert_eq!(got, payload, "{round}");
+        assert_eq!(sa.sequence.last(), words.last + count as u64);
+        assert_eq!(sa.tally.bytes.load(std::sync::atomic::Ordering::Relaxed), inside_bytes);
+    }
+}
+
+#[test]
+fn a_burst_of_many_flows_is_the_same_as_frame_by_frame() {
+    let mut numbers = Numbers(2);
+    let ah = Words {
+        encryption: String::new(),
+        integrity: "hmac-sha256-128".into(),
+        integrity_key: vec![2; 32],
+        icv_length: 16,
+        ah_length: 32,
+        ..Words::null()
+    };
+    for _ in 0..20 {
+        let (mut whole, mut single) = (card(), card());
+        let mut frames = Vec::new();
+        for flow in 0..6_u8 {
+            let mut behind = datagram(&numbers.bytes(200));
+            behind[0] = flow;
+            let frame = if flow % 2 == 0 { ipv4(17, &behind) } else { ipv6(17, 64, &behind) };
+            for card in [&mut whole, &mut single] {
+                let esp = if flow % 3 == 0 { Words::gcm() } else { Words::null() }.make(card);
+                let ah = ah.make(card);
+                let plan = match flow {
+                    0 | 1 => plan(Some(esp), None, tunnel()),
+                    2 => plan(None, Some(ah), None),
+                    3 => plan(Some(esp), Some(ah), tunnel()),
+                    _ => plan(Some(esp), None, None),
+                };
+                install(card, &frame, &Arc::new(plan));
+            }
+            let uso = Vnet { flags: 1, gso_type: 5, gso_size: 1 + numbers.below(150) as u16, ..Vnet::default() };
+            frames.extend([(Vnet::default(), frame.clone()), (uso, frame.clone()), (Vnet::default(), frame)]);
+        }
+        for _ in 0..frames.len() {
+            let (left, right) = (numbers.below(frames.len()), numbers.below(frames.len()));
+            frames.swap(left, right);
+        }
+        let (output, punts) = send(&mut whole, &frames);
+        assert!(punts.is_empty());
+        let mut made = output.frames.iter();
+        for (origin, one) in (0..).zip(&frames) {
+            let (expected, _) = send(&mut single, std::slice::from_ref(one));
+            for frame in &expected.frames {
+                let out = made.next().unwrap();
+                assert_eq!(out.origin, origin);
+                assert_same("a burst", output.bytes_of(out), expected.bytes_of(frame));
+            }
+        }
+        assert!(made.next().is_none());
+    }
+}
+
+#[test]
+fn no_bytes_make_it_panic_or_do_half_a_frame() {
+    let mut numbers = Numbers(3);
+    let good = [
+        ipv4(17, &datagram(&[1; 90])),
+        ipv6(17, 64, &datagram(&[1; 90])),
+        ipv4(6, &[&[0x13, 0x89, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 1, 0, 0, 0, 0, 0][..], &[9; 70]].concat()),
+        ipv6(
+            6,
+            64,
+            &[&[0x13, 0x89, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x80, 0x18, 1, 0, 0, 0, 0, 0][..], &[9; 70]].concat(),
+        ),
+    ];
+    let mut card = card();
+    let sas = [Words::gcm().make(&mut card), Words::null().make(&mut card)];
+    for round in 0..60_000 {
+        let mut frame = good[numbers.below(good.len())].clone();
+        if round % 4 == 0 {
+            let count = numbers.below(120);
+            frame = numbers.bytes(count);
+        } else {
+            for _ in 0..numbers.below(4) {
+                let at = 12 + numbers.below(60);
+                frame[at] = numbers.below(256) as u8;
+            }
+            frame.truncate(frame.len() - numbers.below(2) * numbers.below(90));
+        }
+        let word =
+            |numbers: &mut Numbers| [0, 1, 34, 54, 60, 300, 65535, numbers.below(65536)][numbers.below(8)] as u16;
+        let vnet = Vnet {
+            flags: numbers.below(4) as u8,
+            gso_type: [0, 0, 1, 4, 5, 0x81, numbers.below(256)][numbers.below(7)] as u8,
+            hdr_len: word(&mut numbers),
+            gso_size: word(&mut numbers),
+            csum_start: word(&mut numbers),
+            csum_offset: word(&mut numbers),
+        };
+        if let Ok(header) = parse_frame(&frame) {
+            let outers = [None, tunnel(), Some(outer("2001:db8::1", "2001:db8::2"))];
+            let path_mtu = [0, 100, 1500, 65535, usize::MAX][numbers.below(5)];
+            let mut plan = plan(Some(sas[numbers.below(2)].clone()), None, outers[numbers.below(3)]);
+            plan.path_mtu = path_mtu;
+            if numbers.below(3) == 0 {
+                plan.udp = Some(UdpEncapsulation { source_port: 1, destination_port: 2, checksum: true });
+            }
+            card.install_flow(flow_key(&frame, &header), Arc::new(plan));
+        }
+        let before = sas.each_ref().map(|sa| sa.sequence.last());
+        let (output, punts) = send(&mut card, &[(vnet, frame)]);
+        let taken: u64 = sas.iter().zip(before).map(|(sa, before)| sa.sequence.last() - before).sum();
+        assert_eq!(taken, output.frames.len() as u64);
+        assert_ne!(punts.is_empty(), output.frames.is_empty());
+        let behind = output.frames.last().map_or(0, |frame| frame.start + frame.length);
+        assert_eq!(output.bytes.len(), behind);
+    }
+    assert!(card.counts().sent > 10_000, "{:?}", card.counts());
+}
+
+#[test]
+fn a_udp_checksum_is_never_zero_and_that_of_a_tcp_segment_may_be() {
+    let tcp = |word: [u8; 2]| {
+        [&[0x13, 0x89, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0][..], &word, &[7, 7]].concat()
+    };
+    let udp = |word: [u8; 2]| datagram(&[&word[..], &[7, 7]].concat());
+    // The first of two segments, or the whole packet: its checksum is made 0 by a word of payload.
+    let cases: [(u8, &dyn Fn([u8; 2]) -> Vec<u8>, usize, Vnet, [u8; 2]); 3] = [
+        (6, &tcp, 16, Vnet { flags: 1, gso_type: 1, gso_size: 2, ..Vnet::default() }, [0, 0]),
+        (17, &udp, 6, Vnet { flags: 1, gso_type: 5, gso_size: 2, ..Vnet::default() }, [0xff, 0xff]),
+        (17, &udp, 6, Vnet { flags: 1, csum_start: 34, csum_offset: 6, ..Vnet::default() }, [0xff, 0xff]),
+    ];
+    for (protocol, make, field, vnet, expected) in cases {
+        let checksum = |word: [u8; 2]| -> [u8; 2] {
+            let frame = ipv4(protocol, &make(word));
+            let (mut card, _) = ready(&Words::null(), &frame, |_| {});
+            let (output, punts) = send(&mut card, &[(vnet, frame)]);
+            assert!(punts.is_empty());
+            let at = 14 + 20 + 8 + 20 + field;
+            *output.bytes_of(&output.frames[0])[at..].first_chunk().unwrap()
+        };
+        assert_eq!(checksum(checksum([0, 0])), expected, "{protocol}");
+    }
+}
