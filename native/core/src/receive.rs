@@ -302,12 +302,13 @@ fn holds_esp(bytes: &[u8], start: usize, end: usize) -> bool {
         && double_word(bytes, start + UDP_LENGTH) != 0
 }
 
-/// Whether the checksum of a UDP datagram is right, if it has one.
+/// Whether the checksum of a UDP datagram is right; only over IPv4 may it be missing (RFC 8200 §8.1).
 fn datagram_is_right(bytes: &[u8], header: &IpHeader) -> bool {
     let datagram = &bytes[header.payload()..header.end];
-    word(datagram, 6) == 0
-        || fold(pseudo_header(header.source, header.destination, protocol::UDP, datagram.len()) + sum(datagram))
-            == 0xffff
+    if word(datagram, 6) == 0 {
+        return header.version == 4;
+    }
+    fold(pseudo_header(header.source, header.destination, protocol::UDP, datagram.len()) + sum(datagram)) == 0xffff
 }
 
 /// Bytes of an AH header, if it is as long as its SA makes them: aligned to 8 bytes, over IPv4 to 4 or 8.

@@ -1,9 +1,12 @@
 //! Frames of the wire, one rule a test. What is sealed here is framed by the tests themselves, from the RFCs.
 
+mod common;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use common::unhex;
 use vnic_core::association::{FlowKey, InboundSa, Mode, Protocol, UdpEncapsulation};
 use vnic_core::card::Card;
 use vnic_core::checksum::{changed, checksum, complement, pseudo_header, sum};
@@ -11,7 +14,7 @@ use vnic_core::cipher::{AhJob, EspSeal, Keys, Opener, Sealer, ah_icvs, seal_esp}
 use vnic_core::coalesce::Joins;
 use vnic_core::frames::{Frames, HostFrames, Vnet};
 use vnic_core::mb::Manager;
-use vnic_core::packet::parse_ip;
+use vnic_core::packet::{flow_key, parse_ip};
 use vnic_core::punt::{Punt, PuntReason};
 use vnic_core::state::{CounterIvs, Tally, Window};
 
@@ -277,6 +280,10 @@ impl Lab {
                 datagram.extend(((payload.len() + 8) as u16).to_be_bytes());
                 datagram.extend([0, 0]);
                 datagram.extend(payload);
+                if outer == 6 {
+                    let field = complement(pseudo_header(ends.0, ends.1, 17, datagram.len()) + sum(&datagram));
+                    datagram[6..8].copy_from_slice(&field.to_be_bytes());
+                }
                 payload = datagram;
                 protocol = 17;
             }
@@ -388,6 +395,99 @@ fn esp(suite: &'static str, mode: Mode, outer: u8) -> Plan {
 
 fn ah(suite: &'static str, mode: Mode, outer: u8) -> Plan {
     Plan { protocol: Protocol::Ah, suite, mode, outer, ..ESP_TUNNEL }
+}
+
+/// An SA as `vectors/send.txt` has it.
+fn told(manager: &mut Manager, words: &[&str], ends: (IpAddr, IpAddr), inside: Option<Arc<InboundSa>>) -> InboundSa {
+    let name = |word: &'static str| if word == "-" { "" } else { word };
+    let names: Vec<&str> = words.iter().map(|word| name(String::leak(word.to_string()))).collect();
+    let (key, other) = (unhex(names[3]), unhex(names[5]));
+    let keys = Keys {
+        encryption: names[2],
+        encryption_key: &key,
+        integrity: names[4],
+        integrity_key: &other,
+        icv_length: words[6].parse().unwrap(),
+    };
+    let last = words[8].parse().unwrap();
+    let protocol = if words[0] == "esp" { Protocol::Esp } else { Protocol::Ah };
+    InboundSa {
+        spi: u32::from_str_radix(&words[1][2..], 16).unwrap(),
+        protocol,
+        source: Some(ends.0),
+        destination: ends.1,
+        transform: Opener::new(manager, &keys).unwrap(),
+        esn: words[7] == "1",
+        mode: Mode::Transport,
+        no_ecn: false,
+        inside,
+        only_inside: false,
+        udp: None,
+        window: Arc::new(Window::new(64, last)),
+        tally: Arc::new(Tally::default()),
+        mark: last,
+        id: 9,
+    }
+}
+
+/// A card that knows the SAs of a case, and may pass these frames.
+fn told_lab(lines: &[Vec<&str>], ends: (IpAddr, IpAddr), frames: &[Vec<u8>]) -> Lab {
+    let line = |kind: &str| lines.iter().find(|words| words[0] == kind);
+    let mut lab = Lab::new(ESP_TUNNEL);
+    lab.card.clear_inbound();
+    let manager = lab.card.manager();
+    let mode = if line("outer").is_some() { Mode::Tunnel } else { Mode::Transport };
+    let ah = line("ah");
+    let esp = line("esp")
+        .map(|words| Arc::new(InboundSa { mode, only_inside: ah.is_some(), ..told(manager, words, ends, None) }));
+    let outermost = match ah {
+        Some(words) => {
+            let mode = if esp.is_some() { Mode::Transport } else { mode };
+            Arc::new(InboundSa { mode, ..told(manager, words, ends, esp.clone()) })
+        }
+        None => esp.clone().unwrap(),
+    };
+    for sa in [Some(&outermost), esp.as_ref()].into_iter().flatten() {
+        lab.card.install_sa(sa.clone());
+    }
+    for frame in frames {
+        let header = parse_ip(frame, 14, frame.len()).unwrap();
+        lab.card.allow(flow_key(frame, &header), outermost.id);
+    }
+    lab
+}
+
+#[test]
+fn what_the_reference_engine_gives_the_host_comes_out() {
+    let mut host = include_str!("vectors/receive.txt").lines().filter(|line| !line.starts_with('#')).peekable();
+    let mut frames = 0;
+    for case in include_str!("vectors/send.txt").split("case ").skip(1) {
+        assert_eq!(host.next().unwrap(), format!("case {}", case.lines().next().unwrap()));
+        let lines: Vec<Vec<&str>> = case.lines().skip(1).map(|line| line.split(' ').collect()).collect();
+        let wire: Vec<Vec<u8>> = lines.iter().filter(|words| words[0] == "out").map(|words| unhex(words[1])).collect();
+        let mut separate = Vec::new();
+        let mut joined = Vec::new();
+        while let Some(line) = host.next_if(|line| !line.starts_with("case ")) {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["host", frame] => separate.push(unhex(frame)),
+                ["joined", vnet, frame] => joined.push((unhex(vnet), unhex(frame))),
+                _ => panic!("{line}"),
+            }
+        }
+        let header = parse_ip(&wire[0], 14, wire[0].len()).unwrap();
+        let ends = (header.source, header.destination);
+        let mut lab = told_lab(&lines, ends, &separate);
+        assert_eq!(lab.receive(&wire), (separate.clone(), vec![]), "{case}");
+        let mut lab = told_lab(&lines, ends, &separate);
+        lab.card.set_joins(Joins { tcp: true, udp: false });
+        let (whole, punts) = lab.receive(&wire);
+        assert_eq!(punts, [], "{case}");
+        let vnets = lab.host.frames.iter().map(|frame| frame.vnet.emit().to_vec());
+        assert_eq!(vnets.zip(whole).collect::<Vec<_>>(), joined, "{case}");
+        frames += wire.len();
+    }
+    assert!(frames > 200);
 }
 
 #[test]
@@ -694,6 +794,9 @@ fn esp_in_udp_comes_from_its_ports_and_with_a_right_checksum_or_none() {
     let field = complement(pseudo_header(header.source, header.destination, 17, good.len() - 34) + sum(&good[34..]));
     let (host, punts) = lab.receive(&[repaired(good.clone(), 40, field), good.clone()]);
     assert_eq!((host.len(), punts), (1, vec![(1, PuntReason::Replay)]));
+    let mut lab6 = Lab::new(Plan { udp: Some(UDP_PORTS), outer: 6, ..ESP_TUNNEL });
+    let without = repaired(lab6.seal(1, &inner(4, 30)), 60, 0);
+    lab6.punts(&without, PuntReason::Malformed);
     // An SA in UDP takes no plain ESP, and one without takes none in UDP.
     let mut plain = Lab::new(ESP_TUNNEL);
     let bytes = plain.seal(2, &inner(4, 30));
