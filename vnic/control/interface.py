@@ -447,6 +447,8 @@ class CardStatistics:
     """The packets they made; software IPsec opens them (R17)."""
     rx_path_mtu: int
     """ICMP messages that told the path MTU of an SA and were believed."""
+    tx_reassembled: int
+    """Packets of the host that were put together from fragments before transport mode protected them."""
     tx_prohibited_answered: int
     """Packets that policy discarded and that were answered by ICMP, the host's and the wire's."""
     tx_prohibited_unanswered: int

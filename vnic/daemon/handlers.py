@@ -621,7 +621,7 @@ class Handlers:
         engine = adapter.require_inline()
         flow = values.flow_of(request)
         direction = Direction(request.direction or "out")
-        judgement = engine.judge(direction, flow, fragment=flow.source_port < 0)
+        judgement = engine.judge(direction, flow)
         return values.judgement_message(adapter.name, direction, flow, judgement, engine)
 
     async def _set_policy_default(self, request: api.SetPolicyDefault) -> api.PolicyDefaultsReply:

@@ -418,12 +418,11 @@ class Engine(Card, Protocol):
         """All policies in the order they are looked at."""
         ...
 
-    def judge(self, direction: Direction, flow: FlowKey, *, fragment: bool = False) -> Judgement:
+    def judge(self, direction: Direction, flow: FlowKey) -> Judgement:
         """Say what would become of a packet, as the data path would decide now, and change nothing.
 
         Args:
             flow: what policy looks at; ports of -1 are those a later fragment does not show.
-            fragment: it is a fragment of several.
         """
         ...
 

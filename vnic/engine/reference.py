@@ -141,6 +141,7 @@ class ReferenceEngine(NicCard):
     @reassembly_limit.setter
     def reassembly_limit(self, limit: int) -> None:
         self._inbound.reassembly_limit = limit
+        self._outbound.reassembly.limit(limit)
 
     def oid_request(self, request: OidRequest, now: float) -> OidOperation:
         self._sad.now = now
@@ -262,11 +263,17 @@ class ReferenceEngine(NicCard):
     def deadline(self) -> float:
         if self._miniport.state in (AdapterState.REMOVED, AdapterState.HALTED):
             return inf
-        return min(self._lifetimes.deadline, self._inbound.deadline, self._audit.deadline)
+        return min(
+            self._lifetimes.deadline,
+            self._inbound.deadline,
+            self._outbound.reassembly.deadline,
+            self._audit.deadline,
+        )
 
     def keep_time(self, now: float) -> None:
         self._audit.keep_time(now)
         self._inbound.keep_time(now)
+        self._outbound.keep_time(now)
         if now >= self._lifetimes.next_time:
             self._lifetimes.advance(now)
         if self._miniport.state in (AdapterState.RUNNING, AdapterState.PAUSED):
@@ -356,10 +363,10 @@ class ReferenceEngine(NicCard):
     def policies(self) -> list[PolicyEntry]:
         return self._spd.entries()
 
-    def judge(self, direction: Direction, flow: FlowKey, *, fragment: bool = False) -> Judgement:
+    def judge(self, direction: Direction, flow: FlowKey) -> Judgement:
         if direction is Direction.INBOUND:
             return self._inbound.judge(flow)
-        return self._outbound.judge(flow, fragment=fragment)
+        return self._outbound.judge(flow)
 
     def inner_mtu(self, wire_mtu: int) -> int:
         return self._outbound.inner_mtu(wire_mtu)

@@ -101,6 +101,9 @@ class CardCounters:
     """Packets cut into fragments, before or after they were protected, because they did not fit."""
     tx_fragments: int = 0
     """The fragments they were cut into."""
+    tx_reassembled: int = 0
+    """Packets that the host sent in fragments and that were put together because policy wants them whole, in
+    transport mode."""
     rx_fragments: int = 0
     """Fragments of ESP and AH packets that were put together."""
     rx_reassembled: int = 0

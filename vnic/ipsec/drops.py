@@ -44,7 +44,12 @@ class DropReason(Enum):
     OUT_FRAGMENT = (
         "out_fragment",
         "",
-        "a fragment: transport mode or a policy with ports cannot take it",
+        "a later fragment, which a policy with ports cannot judge; of IPv6 also one that hides its headers",
+    )
+    OUT_FRAGMENT_INCOMPLETE = (
+        "out_fragment_incomplete",
+        "",
+        "a fragment for transport mode whose others did not come, or that overlaps, is tiny, or is too much",
     )
     OUT_MALFORMED = ("out_malformed", "XfrmOutError", "not a well-formed IP packet")
     OUT_NIC = ("out_nic", "XfrmOutStateProtoError", "the NIC did not seal it")

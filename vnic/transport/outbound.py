@@ -38,6 +38,7 @@ from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
 from vnic.transport.paths import PathMtus, outbound_sa, report_of
 from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, prohibited, too_big
+from vnic.transport.reassembly import Reassembly, may_be_joined
 from vnic.transport.rooms import Rooms
 from vnic.transport.sad import Sad
 from vnic.transport.segmentation import (
@@ -68,6 +69,7 @@ class Outbound:
     Attributes:
         wire_mtu: largest IP packet the wire carries, in bytes.
         fragment_before: whether an IPv4 packet too big for a tunnel is cut before it is protected.
+        reassembly: fragments of the host that transport mode will protect as one packet.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Outbound:
         self._paths = PathMtus()
         self._flows: dict[FlowKey, _Verdict] = {}
         self._firsts = FirstFragments()
+        self.reassembly = Reassembly()
         self._rooms = Rooms(spd, sad)
         self._twins: dict[Encapsulation, Encapsulation] = {}
         self._generation = (-1, -1, -1)
@@ -150,16 +153,63 @@ class Outbound:
         flow = flow_key(frame, header)
         if header.fragment and self._spd.defaults.fragments is FragmentRule.STATEFUL:
             flow = self._firsts.flow_of(frame, header, flow, now)
+        self._send_ip(buffer, header, flow, now, ready)
+
+    def _send_ip(
+        self,
+        buffer: NetBuffer,
+        header: IpHeader,
+        flow: FlowKey,
+        now: float,
+        ready: list[NetBuffer],
+        *,
+        joined: bool = False,
+    ) -> None:
+        """Do with an IP packet what policy says.
+
+        Args:
+            joined: the host sent it in fragments, so it may be cut again.
+        """
         verdict = self._verdict(flow)
         if verdict is None:
-            sent = self._emit_clear(buffer, header, now, ready)
+            sent = self._emit_clear(buffer, header, now, ready, joined=joined)
             self._audit.card.tx_bypassed += sent
         elif isinstance(verdict, Encapsulation):
-            self._protect(buffer, header, flow, verdict, now, ready)
+            if verdict.transport is not None and header.fragment:
+                self._join(buffer.frame, header, now, ready)
+            else:
+                self._protect(buffer, header, flow, verdict, now, ready, joined=joined)
         else:
             self._drop(verdict, header, now)
             if verdict is DropReason.OUT_POLICY_DISCARD and self._spd.defaults.answer_discards:
-                self._tell_prohibited(frame, header, now)
+                self._tell_prohibited(buffer.frame, header, now)
+
+    def _join(self, frame: bytearray, header: IpHeader, now: float, ready: list[NetBuffer]) -> None:
+        """Keep a fragment that transport mode wants protected as part of its packet (RFC 4303 §3.3.4); send
+        the packet that it completes, as policy has it for the whole."""
+        if not may_be_joined(frame, header):
+            self._drop(DropReason.OUT_FRAGMENT, header, now)
+            return
+        whole = self.reassembly.add(frame, header, now)
+        self._count_fragments(now)
+        if whole is None:
+            return
+        self._audit.card.tx_reassembled += 1
+        packet = parse_ip(whole, header.offset)
+        self._send_ip(NetBuffer(whole), packet, flow_key(whole, packet), now, ready, joined=True)
+
+    def _count_fragments(self, now: float) -> None:
+        """Count the fragments of the host that will be part of no packet."""
+        ended = self.reassembly.ended
+        for one in ended:
+            reason = DropReason.OUT_FRAGMENT_INCOMPLETE
+            self._audit.drop(reason, now, source=one.source, destination=one.destination, count=one.count)
+        ended.clear()
+
+    def keep_time(self, now: float) -> None:
+        """Give up fragments of the host whose time is over."""
+        self.reassembly.expire(now)
+        self._count_fragments(now)
 
     def _send_tagged(self, buffer: NetBuffer, offset: int, now: float, ready: list[NetBuffer]) -> None:
         """Pass or end a frame with a VLAN tag, as the adapter is set; policy has no part in it."""
@@ -253,13 +303,9 @@ class Outbound:
     def _action(self, policy: PolicyEntry | None) -> PolicyAction:
         return self._spd.defaults.outbound if policy is None else policy.action
 
-    def judge(self, flow: FlowKey, *, fragment: bool = False) -> Judgement:
+    def judge(self, flow: FlowKey) -> Judgement:
         """Say what would become of a packet, as `send` would decide, and change nothing: no number is taken
-        and no SA is joined to another.
-
-        Args:
-            fragment: it is a fragment of several.
-        """
+        and no SA is joined to another."""
         try:
             policy = self._spd.lookup(Direction.OUTBOUND, flow)
         except Unsure:
@@ -273,14 +319,10 @@ class Outbound:
             TemplateChoice(template, None if state is None else state.sa.id)
             for template, state in zip_longest(policy.templates, states)
         )
-        return Judgement(action, policy, self._obstacle(policy, states, fragment=fragment), choices)
+        return Judgement(action, policy, self._obstacle(policy, states), choices)
 
-    def _obstacle(
-        self, policy: PolicyEntry, states: list[SaState | None], *, fragment: bool
-    ) -> DropReason | None:
+    def _obstacle(self, policy: PolicyEntry, states: list[SaState | None]) -> DropReason | None:
         """Why a packet cannot be protected by these SAs, or None."""
-        if fragment and policy.templates[0].mode is Mode.TRANSPORT:
-            return DropReason.OUT_FRAGMENT
         there = [state for state in states if state is not None]
         if len(there) < len(policy.templates):
             return DropReason.OUT_NO_SA
@@ -410,8 +452,20 @@ class Outbound:
             twin = self._twins[encapsulation] = made
         return twin
 
-    def _emit_clear(self, buffer: NetBuffer, header: IpHeader, now: float, ready: list[NetBuffer]) -> int:
-        """Send a packet as it is, cut if it is a superframe; gives the number of packets."""
+    def _emit_clear(
+        self,
+        buffer: NetBuffer,
+        header: IpHeader,
+        now: float,
+        ready: list[NetBuffer],
+        *,
+        joined: bool = False,
+    ) -> int:
+        """Send a packet as it is, cut if it is a superframe; gives the number of packets.
+
+        Args:
+            joined: as for `_send_ip`.
+        """
         vnet = buffer.vnet
         if vnet is not None and is_superframe(vnet):
             frame = buffer.frame
@@ -432,7 +486,7 @@ class Outbound:
                 count += 1
             return count
         too_long = header.end - header.offset > self.wire_mtu
-        if too_long and not may_be_cut(buffer.frame, header):
+        if too_long and not joined and not may_be_cut(buffer.frame, header):
             self._tell_too_big(buffer.frame, header, self.wire_mtu, now)
             return 0
         if vnet is not None:
@@ -509,6 +563,8 @@ class Outbound:
         encapsulation: Encapsulation,
         now: float,
         ready: list[NetBuffer],
+        *,
+        joined: bool = False,
     ) -> None:
         if encapsulation.transport is not None and header.fragment:
             self._drop(DropReason.OUT_FRAGMENT, header, now)
@@ -520,7 +576,11 @@ class Outbound:
         length = header.end - header.offset
         oversize = length > room and (vnet is None or not is_superframe(vnet))
         if oversize:
-            if not may_be_cut(frame, header) and not (header.version == 6 and length <= MIN_MTU_IPV6):
+            if (
+                not joined
+                and not may_be_cut(frame, header)
+                and not (header.version == 6 and length <= MIN_MTU_IPV6)
+            ):
                 self._tell_too_big(frame, header, room, now)
                 return
             if (
@@ -563,7 +623,7 @@ class Outbound:
         if encapsulation.take_numbers(count) is not None:
             refused = self._sad.lifetimes.admit(encapsulation.states(), count, length, now)
             if refused is not None:
-                self._refuse(refused, buffer, header, flow, count, now, ready)
+                self._refuse(refused, buffer, header, flow, count, now, ready, joined=joined)
                 return
             encapsulation.take_numbers(count)
         already = len(ready)
@@ -623,6 +683,8 @@ class Outbound:
         count: int,
         now: float,
         ready: list[NetBuffer],
+        *,
+        joined: bool,
     ) -> None:
         """An SA may not be used for these packets: use another that fits, or end them."""
         if not state.ended:
@@ -632,7 +694,7 @@ class Outbound:
         verdict = self._verdict(flow)
         if isinstance(verdict, Encapsulation):
             # No loop: it is without the SA that has ended.
-            self._protect(buffer, header, flow, verdict, now, ready)
+            self._protect(buffer, header, flow, verdict, now, ready, joined=joined)
             return
         self._audit.drop(
             DropReason.OUT_SA_EXPIRED,
@@ -701,7 +763,7 @@ class Outbound:
         that is known yet (0: it is that of the wire)."""
         sa = state.sa
         path_mtu = self._paths.smallest([state], self.wire_mtu, now)
-        _, until = self._paths.known.get(state, (0, now))
+        until = self._paths.known_until(state, now)
         header = IPV6_LENGTH if sa.ipv6 else IPV4_LENGTH
         mtu = shape_of(sa).room(path_mtu - header)
         return mtu + (header if sa.mode is Mode.TRANSPORT else 0), path_mtu, until - now

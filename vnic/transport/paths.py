@@ -124,22 +124,32 @@ def _quoted(
     return Report(mtu, length, source, destination, protocol, spi, number)
 
 
+_Path = tuple[bytes, bytes] | SaState
+"""Source and destination, or an SA that goes to any destination."""
+
+
 class PathMtus:
-    """Path MTUs of outbound SAs, as the wire told them.
+    """Path MTUs of outbound SAs, as the wire told them. SAs with the same ends share a path and what is known
+    of it, so one that replaces another knows it too.
 
     Attributes:
-        known: by SA, the largest IP packet its path takes, in bytes, and `now` at which that is forgotten.
+        known: by path, the largest IP packet it takes, in bytes, and `now` at which that is forgotten.
     """
 
     def __init__(self) -> None:
-        self.known: dict[SaState, tuple[int, float]] = {}
+        self.known: dict[_Path, tuple[int, float]] = {}
+
+    def known_until(self, state: SaState, now: float) -> float:
+        """`now` at which what is known of an SA's path is forgotten; `now` itself: nothing is known."""
+        return self.known.get(_path_of(state), (0, now))[1]
 
     def smallest(self, states: list[SaState], wire_mtu: int, now: float) -> int:
         """The largest packet that all these SAs may send, at most `wire_mtu`."""
         for state in states:
-            mtu, until = self.known.get(state, (wire_mtu, now + 1.0))
+            path = _path_of(state)
+            mtu, until = self.known.get(path, (wire_mtu, now + 1.0))
             if until <= now:
-                del self.known[state]
+                del self.known[path]
             else:
                 wire_mtu = min(wire_mtu, mtu)
         return wire_mtu
@@ -164,11 +174,17 @@ class PathMtus:
         if mtu > current:
             # Larger packets are tried when what is known has aged, not because somebody says so.
             return False
-        self.known.pop(state, None)
+        path = _path_of(state)
+        self.known.pop(path, None)
         if len(self.known) >= _MAX_PATHS:
             del self.known[next(iter(self.known))]
-        self.known[state] = (mtu, now + LIFETIME_S)
+        self.known[path] = (mtu, now + LIFETIME_S)
         return True
+
+
+def _path_of(state: SaState) -> _Path:
+    sa = state.sa
+    return (sa.source, sa.destination) if any(sa.destination) else state
 
 
 def outbound_sa(report: Report, sad: Sad) -> SaState | None:

@@ -122,7 +122,7 @@ def test_every_template_says_its_sa_up_to_the_first_that_has_none() -> None:
 
 def test_a_later_fragment_is_judged_without_ports() -> None:
     card = card_for([policy(OUT, PORTS, U_ESP)], [association()])
-    judged = card.judge(OUT, HIDDEN, fragment=True)
+    judged = card.judge(OUT, HIDDEN)
     assert judged == Judgement(PolicyAction.DISCARD, None, DropReason.OUT_FRAGMENT)
     assert card.send([NetBuffer(frame_of(LATER))], 1.0).wire == []
     assert dict(card.counters.drops) == {DropReason.OUT_FRAGMENT: 1}
@@ -131,10 +131,12 @@ def test_a_later_fragment_is_judged_without_ports() -> None:
     assert card.judge(IN, HIDDEN).drop is DropReason.IN_FRAGMENT
 
 
-def test_a_fragment_has_no_place_in_transport_mode() -> None:
+def test_a_fragment_waits_for_the_others_where_policy_wants_transport_mode() -> None:
     card = card_for([policy(OUT, ANY, T_ESP)], [association(**ENDS)])
     assert card.judge(OUT, FLOW).drop is None
-    assert card.judge(OUT, HIDDEN, fragment=True).drop is DropReason.OUT_FRAGMENT
+    assert card.judge(OUT, HIDDEN).drop is None
+    assert card.send([NetBuffer(frame_of(LATER))], 1.0).wire == []
+    assert dict(card.counters.drops) == {}
 
 
 def test_a_card_without_software_says_what_its_nic_may_not() -> None:

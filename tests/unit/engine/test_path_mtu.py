@@ -237,6 +237,25 @@ def test_only_the_sa_that_is_told_of_is_affected() -> None:
     assert told(card) == 0
 
 
+def test_path_stays_known_when_a_new_sa_takes_over() -> None:
+    card = card_of()
+    (packet,) = sent(card)
+    assert tell(card, too_big(packet, 1000)) == "learned"
+    card.add_sa(association(OUT, TUNNEL, NEAR, FAR, spi=0x1001), 2.0)
+    card.delete_sa(association(OUT, TUNNEL, NEAR, FAR).id)
+    assert sent(card, now=2.0) == []
+    (report,) = card.sas()
+    known = card.sa_mtu(report.sa.id, 2.0)
+    assert known is not None
+    assert (report.sa.spi, known.path_mtu, known.known_for) == (0x1001, 1000, 599.0)
+    # Another end has another path, and ten minutes are ten minutes.
+    card.add_sa(association(OUT, TUNNEL, NEAR, "192.0.2.77", spi=0x1002), 2.0)
+    other = card.sa_mtu(association(OUT, TUNNEL, NEAR, "192.0.2.77", spi=0x1002).id, 2.0)
+    assert other is not None
+    assert other.path_mtu == 1500
+    assert len(sent(card, now=602.0)) == 1
+
+
 def test_transport_mode_learns_too() -> None:
     card = ReferenceEngine(random.Random(1).randbytes)
     card.add_policy(policy(OUT, ANY, template(ESP, TRANSPORT)))
