@@ -14,7 +14,7 @@
 use std::net::IpAddr;
 
 use crate::association::Encapsulation;
-use crate::checksum::{complement, sum};
+use crate::checksum::complement;
 use crate::packet::{
     ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LENGTH, IPV6_LENGTH, IpHeader, UDP_LENGTH, double_word,
     protocol, word,
@@ -53,6 +53,7 @@ pub(crate) struct Sizes {
     /// ESP header and IV; 0 without ESP.
     esp: usize,
     icv: usize,
+    /// A power of two.
     alignment: usize,
 }
 
@@ -81,7 +82,8 @@ impl Sizes {
                 udp == 0 && ah % 4 == 0 && (least..=4 * 257).contains(&ah)
             }
         };
-        (whole && icv <= ZEROS.len() && alignment <= 256).then_some(Self { outer, udp, ah, esp, icv, alignment })
+        let aligned = alignment.is_power_of_two() && alignment <= 256;
+        (whole && aligned && icv <= ZEROS.len()).then_some(Self { outer, udp, ah, esp, icv, alignment })
     }
 
     /// Largest IP packet, in bytes, that fits `path_mtu` once framed; `header` are the bytes of its IP header.
@@ -95,7 +97,7 @@ impl Sizes {
         if self.esp == 0 {
             return room + kept;
         }
-        (room / self.alignment * self.alignment + kept).saturating_sub(TRAILER)
+        ((room & !(self.alignment - 1)) + kept).saturating_sub(TRAILER)
     }
 }
 
@@ -146,7 +148,8 @@ pub(crate) struct Front {
 fn clear_ipv4(header: &mut [u8]) -> u64 {
     header[2..6].fill(0);
     header[10..12].fill(0);
-    sum(header)
+    // 32-bit words add up to the same (RFC 1071 §2 (C)).
+    (0..IPV4_LENGTH / 4).map(|place| u64::from(double_word(header, 4 * place))).sum()
 }
 
 /// Write length, identification and checksum of an IPv4 header, or the length of an IPv6 header.
@@ -277,7 +280,7 @@ impl Front {
         let padding = out.len();
         if sizes.esp != 0 {
             let protected = padding - start - self.inner;
-            let pad = (protected + TRAILER).next_multiple_of(sizes.alignment) - protected - TRAILER;
+            let pad = (protected + TRAILER).wrapping_neg() & (sizes.alignment - 1);
             out.extend_from_slice(&PADDING[..pad]);
             out.extend_from_slice(&[pad as u8, self.next_header]);
             out.extend_from_slice(&ZEROS[..sizes.icv]);
