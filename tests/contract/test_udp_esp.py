@@ -524,8 +524,17 @@ def test_udp_without_a_handle_is_untouched() -> None:
 
 def test_icv_of_udp_esp_does_not_cover_the_udp_header() -> None:
     frame = bytearray(by_scapy(FORMS["udp transport"], V4, INNER_V4))
-    frame[40:42] = b"\x12\x34"
+    frame[34:36] = b"\x12\x34"
     info, _ = listening().open(bytes(frame))
     assert info is not None
     assert info.verified
     assert ESP not in (frame[23],)
+
+
+def test_udp_esp_with_a_wrong_udp_checksum_goes_up_as_it_came() -> None:
+    frame = bytearray(by_scapy(FORMS["udp transport"], V4, INNER_V4))
+    frame[40:42] = b"\x12\x34"
+    before = bytes(frame)
+    info, after = listening().open(before)
+    assert info is None
+    assert bytes(after) == before

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from vnic.cli.protection import protection_text
 from vnic.cli.render import paint, table
 from vnic.cli.selector import selector_text
-from vnic.control.interface import Sa, SaState
+from vnic.control.interface import Encapsulation, Sa, SaState
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.headers import DEFAULT_HOP_LIMIT
 from vnic.ipsec.lifetime import word_of
+from vnic.ipsec.udp_encapsulation import DEFAULT_KEEPALIVE_S
 
 if TYPE_CHECKING:
     from vnic.cli.session import Session
@@ -49,7 +50,10 @@ def state_text(state: SaState, session: Session) -> str:
         _identity(sa, statistics),
         _window(sa),
         *protection_text(sa, bits=statistics),
+        *_encapsulation(sa.encap, ipv6=":" in sa.dst, statistics=statistics),
     ]
+    if statistics and state.peer is not None:
+        lines.append(f"peer moved to {state.peer.address} port {state.peer.port}")
     if sa.selector is not None:
         lines.append(f"sel {selector_text(sa.selector)}")
     limits = _limits(sa)
@@ -100,6 +104,21 @@ def _settings(sa: Sa) -> str:
     if sa.tfc_padding:
         words.append(f"tfcpad {sa.tfc_padding}")
     return " ".join(words)
+
+
+def _encapsulation(encap: Encapsulation | None, *, ipv6: bool, statistics: bool) -> list[str]:
+    if encap is None:
+        return []
+    oaddr = encap.oaddr or ("::" if ipv6 else "0.0.0.0")  # noqa: S104 (means not known)
+    if statistics:
+        lines = [f"encap type espinudp sport {encap.sport} dport {encap.dport} addr {oaddr}"]
+    else:
+        lines = [f"encap espinudp {encap.sport} {encap.dport} {oaddr}"]
+    if encap.follow:
+        lines.append("nat-follow")
+    if encap.keepalive not in (None, DEFAULT_KEEPALIVE_S):
+        lines.append(f"nat-keepalive {encap.keepalive}")
+    return lines
 
 
 def _limits(sa: Sa) -> dict[str, int]:

@@ -12,7 +12,18 @@ from typing import Literal, cast
 
 from vnic.cli import values
 from vnic.cli.association_text import brief_text, flag_names, state_text
-from vnic.cli.grammar import ADAPTERS, Choice, Flags, Found, Group, Refusal, Value, Vocabulary, Word
+from vnic.cli.grammar import (
+    ADAPTERS,
+    Choice,
+    Flags,
+    Found,
+    Group,
+    Refusal,
+    Series,
+    Value,
+    Vocabulary,
+    Word,
+)
 from vnic.cli.protection import protection_of, protocol_said
 from vnic.cli.render import plural
 from vnic.cli.selector import SELECTOR_WORDS, inside, selector_of
@@ -21,6 +32,7 @@ from vnic.cli.words import UsageError, Words
 from vnic.control.interface import (
     AddSa,
     DeleteSa,
+    Encapsulation,
     FlushSas,
     Lifetime,
     ListAdapters,
@@ -44,6 +56,7 @@ from vnic.ipsec.headers import (
     MAX_TFC_PADDING,
 )
 from vnic.ipsec.lifetime import MAX_LIMIT, word_of
+from vnic.ipsec.udp_encapsulation import MAX_KEEPALIVE_S
 
 SMALLEST_WINDOW = 64
 """Packets; `ip xfrm` lines often say 32, the size of the kernel's oldest window."""
@@ -197,6 +210,27 @@ OUTER_HEADER = (
 )
 """Of tunnels; `ip xfrm` has no words for them, but takes what is shown of an SA without them."""
 
+_PORT = Value("PORT", values.port)
+_ENCAP_TYPE = Choice(
+    ("espinudp",),
+    {
+        "espinudp-nonike": "the drafts before RFC 3948 are not built",
+        "espintcp": "ESP in TCP (RFC 9329) is not built",
+    },
+)
+ENCAP = Word(
+    "encap",
+    Series((_ENCAP_TYPE, _PORT, _PORT, Value("OADDR", values.address))),
+    "ESP in UDP: source and destination port, and the address a peer behind a NAT calls itself, or 0.0.0.0",
+)
+NAT_FOLLOW = Word("nat-follow", summary="inbound: answer to where authenticated packets come from")
+NAT_KEEPALIVE = Word(
+    "nat-keepalive",
+    Value("SECONDS", values.integer(0, MAX_KEEPALIVE_S)),
+    "outbound: keepalive after so long without a packet; 20 when it is not said, 0 never",
+)
+ENCAP_WORDS = (ENCAP, NAT_FOLLOW, NAT_KEEPALIVE)
+
 NOT_SUPPORTED = (
     Word("mark", Refusal("a card sees no packet marks", "src, dst, sel; or another adapter")),
     Word("output-mark", Refusal("a card sets no packet marks", "an SA without it")),
@@ -205,7 +239,6 @@ NOT_SUPPORTED = (
         "if_id",
         Refusal("there are no xfrm interfaces here", "an adapter for each; offload packet dev ADAPTER"),
     ),
-    Word("encap", Refusal("ESP in UDP or TCP is not built", "ESP on the wire itself")),
     Word("ctx", Refusal("there are no security contexts", "an SA without it")),
     Word("coa", Refusal("Mobile IPv6 is no work of an IPsec card", "an SA without it")),
     Word(
@@ -342,6 +375,30 @@ def lifetime_of(found: Found) -> Lifetime | None:
     return Lifetime(**members) if members else None
 
 
+def encapsulation_of(found: Found) -> Encapsulation | None:
+    """The UDP encapsulation that the words say, or None.
+
+    Raises:
+        UsageError: a word about it without it.
+    """
+    said = found.get("encap", tuple)
+    follow, keepalive = "nat-follow" in found, found.get("nat-keepalive", int)
+    if said is None:
+        if follow or keepalive is not None:
+            word = "nat-follow" if follow else "nat-keepalive"
+            raise UsageError("says nothing without `encap`", field=word, allowed=f"{ENCAP.usage} {word} …")
+        return None
+    _, sport, dport, oaddr = said
+    named = oaddr not in ("0.0.0.0", "::")  # noqa: S104 (means not known)
+    return Encapsulation(
+        sport=sport,
+        dport=dport,
+        oaddr=oaddr if named else None,
+        follow=follow or None,
+        keepalive=keepalive,
+    )
+
+
 def sa_of(found: Found, session: Session) -> Sa:
     """Make the SA that the words say.
 
@@ -391,6 +448,7 @@ def sa_of(found: Found, session: Session) -> Sa:
         flow_label=_number(found, "flow-label"),
         tfc_padding=found.get("tfcpad", int),
         lifetime=lifetime_of(found),
+        encap=encapsulation_of(found),
     )
 
 

@@ -90,6 +90,7 @@ _ADD = Vocabulary(
     do.LIMIT,
     do.TFCPAD,
     *do.OUTER_HEADER,
+    *do.ENCAP_WORDS,
     Word("align4", summary="AH over IPv4 padded to 4 bytes, not 8"),
     *_LONG,
     *(word for word in do.NOT_SUPPORTED if word.name != "seq"),
@@ -172,6 +173,8 @@ SA = Object(
                 "vnic sa add dev left out src 192.0.2.1 dst 192.0.2.2 esp spi 0x102 tunnel reqid 1 "
                 "aes-gcm-128 key file:left.key limit time-soft 3000 limit time-hard 3600 "
                 "limit byte-soft 900000000 limit byte-hard 1000000000",
+                "vnic sa add dev left out src 192.0.2.1 dst 198.51.100.9 esp spi 0x103 tunnel reqid 1 "
+                "aes-gcm-128 key file:left.key encap espinudp 4500 4500 0.0.0.0",
                 "vnic sa add src 2001:db8::1 dst 2001:db8::2 ah spi 0x301 hmac-sha256-128 key - icv 96",
             ),
         ),

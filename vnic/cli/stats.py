@@ -72,6 +72,8 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
             ["too big, answered", card.tx_too_big_answered, "-"],
             ["too big, unanswered", card.tx_too_big_unanswered, "-"],
             ["path MTU learned", "-", card.rx_path_mtu],
+            ["peer moved", "-", card.rx_peer_moved],
+            ["NAT keepalives", card.tx_nat_keepalives, "-"],
         ],
         session,
         right=frozenset({1, 2}),

@@ -40,6 +40,7 @@ _ADD = Vocabulary(
     do.LIMIT,
     do.TFCPAD,
     *do.OUTER_HEADER,
+    *do.ENCAP_WORDS,
     OFFLOAD,
     DEV,
     DIR,

@@ -74,6 +74,7 @@ EventWord = Literal[
     "sequence_low",
     "sequence_exhausted",
     "cipher_limit",
+    "peer_moved",
     "drop",
     "status_indication",
     "load_balancing",
@@ -254,6 +255,29 @@ class Lifetime:
 
 
 @value
+class Encapsulation:
+    """The UDP header in front of ESP (`encap espinudp` of `ip xfrm`)."""
+
+    sport: int
+    """Source port of the SA's packets; of an inbound SA 0 is any."""
+    dport: int
+    oaddr: str | None = None
+    """What a peer behind a NAT calls itself, for checksums in transport mode; null: not known."""
+    follow: bool | None = None
+    """Inbound: answers go where authenticated packets come from, when that changes. Null is no."""
+    keepalive: int | None = None
+    """Outbound: seconds without a packet after which a NAT keepalive is sent; null is 20, 0 is never."""
+
+
+@value
+class Peer:
+    """Where the far end of an SA with UDP encapsulation is."""
+
+    address: str
+    port: int
+
+
+@value
 class Sa:
     """One security association, as it is asked for and as it is shown."""
 
@@ -301,6 +325,8 @@ class Sa:
     they are not."""
     lifetime: Lifetime | None = None
     """Null: it lives until it is deleted."""
+    encap: Encapsulation | None = None
+    """ESP only; null: ESP stands behind the IP header."""
 
 
 @value
@@ -346,6 +372,8 @@ class SaState:
     """In: rekeying has put another in its place; it takes what is still under way."""
     leaves: str | None = None
     """RFC 3339; when it goes because it was replaced. Null: nobody said."""
+    peer: Peer | None = None
+    """Where its far end is now, if it moved and was followed."""
 
 
 @value
@@ -454,6 +482,10 @@ class CardStatistics:
     tx_prohibited_unanswered: int
     rx_prohibited_answered: int
     rx_prohibited_unanswered: int
+    rx_peer_moved: int
+    """Times the far end of an SA with UDP encapsulation moved and was followed."""
+    tx_nat_keepalives: int
+    """NAT keepalives sent. Those that came are counted as in_nat_keepalive."""
     tx_too_big_answered: int
     """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
     tx_too_big_unanswered: int
@@ -773,6 +805,8 @@ class Event:
     policy: Policy | None = None
     drop: DropEvent | None = None
     indication: Indication | None = None
+    peer: Peer | None = None
+    """peer_moved: where the far end of the SA is now."""
     limit: str | None = None
     """sa_expiring, sa_expired: the limit that was reached: time-soft, … packet-hard; grace, where
     rekeying has put another in its place.

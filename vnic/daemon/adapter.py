@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Any, cast
 
 from vnic.control.access import Access, Role, peer_of
@@ -23,6 +24,7 @@ from vnic.control.interface import (
     FragmentsWord,
     Indication,
     NonIpWord,
+    Peer,
     ProhibitedWord,
     StateWord,
     VlanWord,
@@ -38,7 +40,7 @@ from vnic.daemon.icv import finder
 from vnic.daemon.journal import Journal
 from vnic.daemon.requests import OidRequests, SliceTurns
 from vnic.daemon.settings import NO_WIRE
-from vnic.daemon.values import audit_fields, drop_event, name_of
+from vnic.daemon.values import audit_fields, drop_event, name_of, peer_message
 from vnic.daemon.wire_faults import WireFaults
 from vnic.engine.contract import Card, Engine, EngineEvent, EventKind, ExternalCard
 from vnic.errors import OidError, RequestError
@@ -552,6 +554,7 @@ class Adapter:
         name = None if event.sa is None else name_of(event.sa)
         subject = "" if event.sa is None else f" ({event.sa})"
         drop = drop_event(event)
+        peer: Peer | None = None
         if drop is not None:
             named = f" ({drop.proto} spi {drop.spi:#x})" if drop.spi is not None and not subject else subject
             text = f"adapter {self.name}: dropped {drop.src} -> {drop.dst}: {drop.text}{named}"
@@ -564,6 +567,11 @@ class Adapter:
             text = f"adapter {self.name}: {event.limit} reached{subject}; rekey"
         elif event.kind is EventKind.SA_EXPIRED:
             text = f"adapter {self.name}: {event.limit} reached{subject}; the SA is gone"
+        elif event.kind is EventKind.PEER_MOVED:
+            peer = peer_message((event.source, event.port))
+            where = f"{ip_address(event.source)} port {event.port}"
+            text = f"adapter {self.name}: the peer moved to {where}{subject}"
+            log.info("%s", text)
         else:
             text = f"adapter {self.name}: sequence numbers used up{subject}; rekey"
             if self._surroundings.journal is None:
@@ -571,7 +579,13 @@ class Adapter:
         if self._surroundings.journal is not None and event.kind in _AUDITED:
             self._surroundings.journal.audit(text, audit_fields(self.name, event))
         self._surroundings.events.tell(
-            event.kind.value, text, adapter=self.name, sa=name, drop=drop, limit=event.limit or None
+            event.kind.value,
+            text,
+            adapter=self.name,
+            sa=name,
+            drop=drop,
+            peer=peer,
+            limit=event.limit or None,
         )
         if event.kind is EventKind.SA_EXPIRED:
             self.on_room()

@@ -168,8 +168,12 @@ class Forwarder:
         if not self._running:
             return
         try:
-            self._engine.keep_time(self._clock())
+            wire = self._engine.keep_time(self._clock()).wire
+            if wire:
+                self.wire.send_burst(wire)
             self._tell_events()
+        except PortError as error:
+            self._fail(str(error))
         except Exception as error:
             self._report(error)
         if self._running:

@@ -318,6 +318,8 @@ def _card_statistics(counters: CardCounters) -> CardStatistics:
         tx_prohibited_unanswered=counters.tx_prohibited_unanswered,
         rx_prohibited_answered=counters.rx_prohibited_answered,
         rx_prohibited_unanswered=counters.rx_prohibited_unanswered,
+        rx_peer_moved=counters.rx_peer_moved,
+        tx_nat_keepalives=counters.tx_nat_keepalives,
         tx_too_big_answered=counters.tx_too_big_answered,
         tx_too_big_unanswered=counters.tx_too_big_unanswered,
     )

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from vnic.control.interface import (
     DropEvent,
     DropReasonText,
+    Encapsulation,
+    Peer,
     Policy,
     Sa,
     SaName,
@@ -48,6 +50,7 @@ from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import PolicyAction, PolicyEntry, Prefix
 from vnic.ipsec.renewal import Renewal
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS
+from vnic.ipsec.udp_encapsulation import DEFAULT_KEEPALIVE_S, UdpEncapsulation
 from vnic.ndis.status import NdisStatus
 
 Row = TypeVar("Row", Encryption, Integrity)
@@ -130,6 +133,7 @@ def sa_of(message: Sa, direction: Direction) -> SecurityAssociation:
         no_ecn=bool(message.no_ecn),
         header_settings=_header_settings(message),
         lifetime=None if message.lifetime is None else _lifetime(message.lifetime),
+        udp=None if message.encap is None else _udp(message.encap),
     )
 
 
@@ -177,6 +181,31 @@ def _icv_bytes(bits: int | None) -> int:
     return (bits or 0) // 8
 
 
+def _udp(message: Encapsulation) -> UdpEncapsulation:
+    return UdpEncapsulation(
+        source_port=message.sport,
+        destination_port=message.dport,
+        original_address=b"" if message.oaddr is None else address_of(message.oaddr, "encap oaddr"),
+        follow=bool(message.follow),
+        keepalive=DEFAULT_KEEPALIVE_S if message.keepalive is None else message.keepalive,
+    )
+
+
+def _udp_message(udp: UdpEncapsulation) -> Encapsulation:
+    return Encapsulation(
+        sport=udp.source_port,
+        dport=udp.destination_port,
+        oaddr=str(ip_address(udp.original_address)) if udp.original_address else None,
+        follow=udp.follow,
+        keepalive=udp.keepalive,
+    )
+
+
+def peer_message(peer: tuple[bytes, int] | None) -> Peer | None:
+    """Write where the far end of an SA is, if it moved."""
+    return None if peer is None else Peer(address=str(ip_address(peer[0])), port=peer[1])
+
+
 def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bool) -> Sa:
     """Write an SA; without `reveal_keys` its keys are left out.
 
@@ -211,6 +240,7 @@ def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bo
         flow_label=headers.flow_label,
         tfc_padding=headers.tfc_padding,
         lifetime=None if sa.lifetime is None else _lifetime_message(sa.lifetime),
+        encap=None if sa.udp is None else _udp_message(sa.udp),
     )
 
 
@@ -238,6 +268,7 @@ def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) ->
         needed_window=report.needed_window,
         replaced=report.replaced,
         leaves=wall(report.leaves) if report.leaves < inf else None,
+        peer=peer_message(report.peer),
     )
 
 

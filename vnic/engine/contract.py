@@ -123,6 +123,8 @@ class SaReport:
     """Inbound: rekeying has put another in its place."""
     leaves: float = inf
     """`now` at which it goes because it was replaced; infinite when nobody said."""
+    peer: tuple[bytes, int] | None = None
+    """Address and UDP port where its far end is now, if it moved and was followed."""
 
 
 class Card(Protocol):
@@ -376,8 +378,9 @@ class Engine(Card, Protocol):
         """`now` at which `keep_time` has something to do: 0 is at once, infinity never."""
         ...
 
-    def keep_time(self, now: float) -> None:
-        """Do what the clock asks: end SAs and give up fragments whose time is over. Bursts do so too."""
+    def keep_time(self, now: float) -> Outcome:
+        """Do what the clock asks: end SAs and give up fragments whose time is over, as bursts do too; give
+        the NAT keepalives that are due, for the wire."""
         ...
 
     def take_events(self) -> list[EngineEvent]:

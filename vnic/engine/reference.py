@@ -267,10 +267,11 @@ class ReferenceEngine(NicCard):
             self._lifetimes.deadline,
             self._inbound.deadline,
             self._outbound.reassembly.deadline,
+            self._outbound.deadline,
             self._audit.deadline,
         )
 
-    def keep_time(self, now: float) -> None:
+    def keep_time(self, now: float) -> Outcome:
         self._audit.keep_time(now)
         self._inbound.keep_time(now)
         self._outbound.keep_time(now)
@@ -278,6 +279,10 @@ class ReferenceEngine(NicCard):
             self._lifetimes.advance(now)
         if self._miniport.state in (AdapterState.RUNNING, AdapterState.PAUSED):
             self._lifetimes.flush()
+        wire: list[NetBuffer] = []
+        if now >= self._outbound.deadline:
+            wire = self._outbound.keep_alive(now)
+        return Outcome(wire=[] if self._stopped else wire)
 
     def take_events(self) -> list[EngineEvent]:
         return self._audit.take_events() + self._lifetimes.take_events()
@@ -391,4 +396,5 @@ class ReferenceEngine(NicCard):
             needed_window=0 if state.window is None else state.window.needed_bits,
             replaced=state.replaced,
             leaves=state.leaves,
+            peer=state.peer,
         )

@@ -21,6 +21,7 @@ from vnic.ipsec.lifetime import Lifetime
 from vnic.ipsec.policy import Selector
 from vnic.ipsec.replay import DEFAULT_WINDOW_BITS, MAX_WINDOW_BITS, MIN_WINDOW_BITS
 from vnic.ipsec.sequence import MAX_EXTENDED_SEQUENCE_NUMBER, MAX_SEQUENCE_NUMBER
+from vnic.ipsec.udp_encapsulation import UdpEncapsulation
 
 Spi = NewType("Spi", int)
 """Security Parameters Index, host order; 0 is local use. 1-255 are reserved by IANA (RFC 4303 §2.1); the
@@ -136,6 +137,8 @@ class SecurityAssociation:
     """Outer headers and padding of an outbound SA; of a bundle those of the ESP SA hold."""
     lifetime: Lifetime | None = None
     """When it should be replaced and when it ends; None: never."""
+    udp: UdpEncapsulation | None = None
+    """ESP only: its packets stand in UDP (`encap espinudp`)."""
     weak: tuple[str, ...] = field(default=(), compare=False)
     """Why its algorithms, keys or SPI should not be used; filled by `checked`."""
 
@@ -192,7 +195,21 @@ class SecurityAssociation:
             )
         weak = weaknesses(self.encryption, self.encryption_key, self.integrity, self.spi)
         lifetime = None if self.lifetime is None else self.lifetime.checked()
-        return replace(self, icv_length=icv_length, lifetime=lifetime, weak=weak)
+        udp = self._checked_udp()
+        return replace(self, icv_length=icv_length, lifetime=lifetime, udp=udp, weak=weak)
+
+    def _checked_udp(self) -> UdpEncapsulation | None:
+        if self.udp is None:
+            return None
+        if self.protocol is not IpsecProtocol.ESP:
+            raise RequestError(
+                "only ESP goes into UDP: a NAT breaks AH (RFC 3948 §1)",
+                field="encap",
+                value="ah",
+                allowed="proto esp",
+            )
+        inbound = self.direction is Direction.INBOUND
+        return self.udp.checked(inbound=inbound, replay_window=self.replay_window, ipv6=self.ipv6)
 
     def _check_addresses(self) -> None:
         if len(self.destination) not in (4, 16):

@@ -26,6 +26,9 @@ class EventKind(Enum):
     """A soft limit is reached; told once in the life of an SA."""
     SA_EXPIRED = "sa_expired"
     """A hard limit is reached; the SA is gone."""
+    PEER_MOVED = "peer_moved"
+    """The far end of an SA with UDP encapsulation is somewhere else, and is followed; source and port say
+    where."""
     DROP = "drop"
 
 
@@ -51,6 +54,8 @@ class EngineEvent:
     """As the packet names it, also where there is no such SA."""
     flow_label: int = 0
     """Of the IPv6 header that stands in clear; 0 for IPv4."""
+    port: int = 0
+    """Of the far end that moved, UDP."""
 
 
 _NO_DROPS: Mapping[DropReason, int] = MappingProxyType({})
@@ -118,6 +123,10 @@ class CardCounters:
     """Packets of the wire that policy discarded and that were answered by ICMP."""
     rx_prohibited_unanswered: int = 0
     """The same, not answered: too many, of a kind that must not be, or policy lets no answer out."""
+    rx_peer_moved: int = 0
+    """Times the far end of an SA with UDP encapsulation moved and was followed."""
+    tx_nat_keepalives: int = 0
+    """NAT keepalives sent."""
     tx_too_big_answered: int = 0
     """Packets that did not fit and might not be cut, whose sender was told the MTU by ICMP."""
     tx_too_big_unanswered: int = 0

@@ -79,6 +79,18 @@ class DropReason(Enum):
         "XfrmInError",
         "the NIC did not open it as it is configured, and software IPsec is off",
     )
+    IN_UDP_ENCAPSULATION = (
+        "in_udp_encapsulation",
+        "XfrmInStateMismatch",
+        "plain ESP where its SA wants it in UDP, or the other way round",
+    )
+    IN_UDP_PORTS = ("in_udp_ports", "", "ESP in UDP from or to another port than its SA has")
+    IN_UDP_CHECKSUM = (
+        "in_udp_checksum",
+        "",
+        "ESP in UDP with a wrong UDP checksum, or over IPv6 with none",
+    )
+    IN_NAT_KEEPALIVE = ("in_nat_keepalive", "", "a NAT keepalive (RFC 3948), meant to be dropped")
     IN_PADDING = ("in_padding", "XfrmInStateProtoError", "the ESP padding is not 1, 2, 3, …")
     IN_DUMMY = ("in_dummy", "", "a dummy packet (next header 59), meant to be dropped")
     IN_SA_SELECTOR = ("in_sa_selector", "XfrmInStateMismatch", "outside the selector of its SA")

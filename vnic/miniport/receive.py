@@ -6,9 +6,9 @@ nothing, drops nothing, checks no replay and no padding.
     packet    layers under its IP header (AH, ESP, or ESP in UDP), then the packet inside, if that is one too
     layer     SA by SPI and destination -> configuration -> lengths -> ICV -> plain text in place
 
-The walk ends at what has no SA, is a fragment or is no IPsec. Where a layer has an SA that this NIC must not
-apply to it, the whole packet is left alone; where no NIC can apply it, the packet fails. So SUCCESS means
-that every layer with an SA was checked.
+The walk ends at what has no SA, is a fragment, is no IPsec, or stands in UDP with a wrong checksum. Where a
+layer has an SA that this NIC must not apply to it, the whole packet is left alone; where no NIC can apply it,
+the packet fails. So SUCCESS means that every layer with an SA was checked.
 
 A packet that a V1 SA opened and that is not what the filter of that SA names fails with INVALID_PROTOCOL:
 the protocols in the packet are not those of the SA (sheet §7.2). The sheet has no rule for it.
@@ -45,7 +45,7 @@ from vnic.packet.ip import (
     IpHeader,
     parse_ip,
 )
-from vnic.packet.udp import NAT_TRAVERSAL_PORT, esp_in_udp
+from vnic.packet.udp import NAT_TRAVERSAL_PORT, esp_in_udp, is_damaged
 
 MAX_LAYERS = 4
 """AH and ESP of a tunnel portion, AH and ESP of a transport portion. Without a limit one packet could cost
@@ -70,6 +70,7 @@ _IP_IN_IP = (IPV4_IN_IP, IPV6_IN_IP)
 _EXTENSION_HEADERS = (HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS)
 _MAY_HOLD_MORE = frozenset({*_IPSEC, *_IP_IN_IP, *_EXTENSION_HEADERS})
 """Next headers behind which another IPsec layer may lie."""
+_NO_CHECKSUM = bytes(2)
 _NAT_TRAVERSAL = NAT_TRAVERSAL_PORT.to_bytes(2, "big")
 
 
@@ -267,7 +268,10 @@ class _Walk:
             udp = start
             protocol = ESP
             start, end = esp_in_udp(frame, start, end)
-            if not start:
+            if not start or (
+                frame[udp + 6 : udp + 8] != _NO_CHECKSUM
+                and is_damaged(frame, header.source, header.destination, udp, end)
+            ):
                 return None
         bundle: InboundBundle | None = None
         pending: InboundBundle | None = None

@@ -4,6 +4,7 @@ Law: writes every byte but IV, cipher text and ICV, which stay zero for the NIC;
 
     transport mode  [ Ethernet | IP | AH? | ESP 8 | IV | payload | pad | 2 | ICV ]
     tunnel mode     [ Ethernet | outer IP | AH? | ESP 8 | IV | inner IP packet | pad | 2 | ICV ]
+    with UDP        [ … IP | UDP 8 | ESP 8 | … ], in either mode and without AH
     both            [ Ethernet | outer IP | AH? | ESP 8 | IV | IP | AH? | ESP 8 | IV | payload | pad | 2 | ICV
                       | pad | 2 | ICV ]
 
@@ -21,7 +22,8 @@ from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, TransmitInfo
 from vnic.packet.ah import AH_FIXED_LENGTH
 from vnic.packet.checksum import ones_complement_sum
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
-from vnic.packet.ip import IPV4_IN_IP, IPV4_LENGTH, IPV6_IN_IP, IPV6_LENGTH
+from vnic.packet.ip import IPV4_IN_IP, IPV4_LENGTH, IPV6_IN_IP, IPV6_LENGTH, UDP
+from vnic.packet.udp import UDP_HEADER, UDP_LENGTH
 from vnic.transport.sizes import ah_sizes, esp_sizes
 from vnic.transport.state import NO_HANDLE, SaState
 
@@ -40,6 +42,8 @@ class Portion:
     Attributes:
         esp, ah: the SAs; at least one is there. With both, ESP comes first and AH covers the result.
         ah_length: bytes of the AH header, 0 without AH.
+        udp_length: bytes of the UDP header in front of ESP, mostly 0.
+        udp_ports: its ports, source first.
         esp_header_length: bytes of ESP header and IV, 0 without ESP.
         software: whether software IPsec seals it, and not the NIC.
     """
@@ -60,6 +64,8 @@ class Portion:
         "esp",
         "esp_header_length",
         "software",
+        "udp_length",
+        "udp_ports",
     )
 
     def __init__(self, esp: SaState | None, ah: SaState | None, *, software: bool = False) -> None:
@@ -68,6 +74,8 @@ class Portion:
         self.software = software
         self.ah_length = 0
         self.esp_header_length = 0
+        self.udp_length = 0
+        self.udp_ports = (0, 0)
         self._alignment = 4
         self._icv_length = 0
         self._esp_overhead = 0
@@ -81,6 +89,10 @@ class Portion:
             self._esp_overhead = self.esp_header_length + ESP_TRAILER_LENGTH + self._icv_length
             self._esp_spi = esp.sa.spi
             self._esp_pack = struct.Struct(f">II{iv}x").pack
+            udp = esp.sa.udp
+            if udp is not None:
+                self.udp_length = UDP_LENGTH
+                self.udp_ports = (udp.source_port, esp.peer[1] if esp.peer else udp.destination_port)
         if ah is not None:
             self.ah_length = ah_sizes(ah.sa)
             self._ah_words = self.ah_length // 4 - 2
@@ -140,6 +152,10 @@ class Portion:
             parts.insert(0, self.esp_header())
             length += self._esp_overhead + pad
             next_header = IpsecProtocol.ESP
+            if self.udp_length:
+                # Without a checksum: what it would cover is about to be encrypted.
+                length += UDP_LENGTH
+                parts.insert(0, UDP_HEADER.pack(*self.udp_ports, length & 0xFFFF, 0))
         if self.ah is not None:
             parts.insert(
                 0,
@@ -157,11 +173,13 @@ class Portion:
     @property
     def protocol(self) -> int:
         """Protocol number of its outermost header."""
-        return IpsecProtocol.AH if self.ah is not None else IpsecProtocol.ESP
+        if self.ah is not None:
+            return IpsecProtocol.AH
+        return UDP if self.udp_length else IpsecProtocol.ESP
 
     def room(self, available: int) -> int:
         """Most bytes it can protect so that the result has at most `available`."""
-        available -= self.ah_length
+        available -= self.ah_length + self.udp_length
         if self.esp is not None:
             available -= self.esp_header_length + self._icv_length
             available = available // self._alignment * self._alignment - ESP_TRAILER_LENGTH
@@ -219,6 +237,8 @@ class Encapsulation:
             self._outer = tunnel.states()[0].sa
             self._settings = self._outer.header_settings
             self._source, self._destination = ends or (self._outer.source, self._outer.destination)
+            if tunnel.esp is not None and tunnel.esp.peer is not None:
+                self._destination = tunnel.esp.peer[0]
 
     def states(self) -> list[SaState]:
         """Every SA a packet passes, innermost first."""
@@ -330,10 +350,12 @@ class Encapsulation:
         """What stands before ESP in a frame of a tunnel, if it is the same in all frames of its size: not
         when the outer header carries an identification."""
         assert self._outer is not None
+        assert self.tunnel is not None
+        length = len(ethernet) + self.tunnel.udp_length
         if self._outer.ipv6:
-            return bytes(frame[: len(ethernet) + IPV6_LENGTH])
+            return bytes(frame[: length + IPV6_LENGTH])
         if frame[len(ethernet) + 6] << 8 & _DONT_FRAGMENT:
-            return bytes(frame[: len(ethernet) + IPV4_LENGTH])
+            return bytes(frame[: length + IPV4_LENGTH])
         return b""
 
     def room(self, wire_mtu: int, ip_header_length: int) -> int:
@@ -377,7 +399,9 @@ class Encapsulation:
             else:
                 tunnel_handle = self.tunnel.handle
                 offset += outer_length + self.tunnel.ah_length + self.tunnel.esp_header_length
+                offset += self.tunnel.udp_length
         assert portion is not None
+        offset += portion.udp_length
         return TransmitInfo(
             offload_handle=portion.handle,
             tunnel_handle=tunnel_handle,

@@ -4,6 +4,7 @@ Law: trusts `ReceiveInfo.verified` and nothing else; reads no cipher text as mea
 goes to the host as an ordinary frame or ends here and is counted.
 
     fragments of packets for an SA -> put together, for software IPsec (R17)
+    UDP to a port of UDP-encapsulated ESP -> keepalives end here, IKE goes on, ESP loses its UDP header
     NIC's verdict -> each layer, outermost first: SA, replay check then advance, padding, strip
                   -> the same for layers the NIC left, with the verdict of software IPsec
                   -> policy against the SAs that really protected it -> host
@@ -11,7 +12,7 @@ goes to the host as an ordinary frame or ends here and is counted.
 RFC 4303 §3.4.3 wants the replay check before the ICV; in the NDIS split the NIC comes first (R11, R184), so
 here it comes second. The window still moves only for what was authenticated.
 
-Source: RFC 4301 §5.2; RFC 4302 §3.4; RFC 4303 §3.4; RFC 6040 §4.2.
+Source: RFC 4301 §5.2; RFC 4302 §3.4; RFC 4303 §3.4; RFC 6040 §4.2; RFC 3948 §2, §3.1.2, §3.2.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 from vnic.errors import PacketError
 from vnic.ipsec.association import Direction, Mode, SaId, SecurityAssociation
+from vnic.ipsec.counters import EngineEvent, EventKind
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.judgement import Judgement, TemplateChoice
 from vnic.ipsec.policy import FlowKey, FragmentRule, Match, PolicyAction, PolicyEntry, Template, VlanRule
@@ -49,9 +51,11 @@ from vnic.packet.ip import (
     flow_label,
     parse_ip,
 )
+from vnic.packet.udp import UDP_HEADER, UDP_LENGTH, NatTraversal, is_damaged, nat_traversal
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import with_protocol
 from vnic.transport.flow import FirstFragments, flow_key
+from vnic.transport.nat_checksum import put_right
 from vnic.transport.outbound import Outbound
 from vnic.transport.pmtu import RateLimit, prohibited
 from vnic.transport.reassembly import Reassembly, may_be_joined
@@ -103,6 +107,14 @@ class _Layer(NamedTuple):
     state: SaState
     tunnel: bool
     """It was in tunnel mode, as its SA says or, where that leaves it open, as what it held shows."""
+
+
+class _Udp(NamedTuple):
+    """The UDP header that stood in front of ESP."""
+
+    source: bytes
+    source_port: int
+    destination_port: int
 
 
 class _Dropped(Exception):
@@ -240,7 +252,7 @@ class Inbound:
             self._audit.card.rx_passed += 1
             return True
         header = parse_ip(frame, offset)
-        if header.protocol in (ESP, AH) and header.fragment and self._is_for_us(frame, header):
+        if header.protocol in (ESP, AH, UDP) and header.fragment and self._is_for_us(frame, header):
             whole = self._join(frame, header, now)
             if whole is None:
                 return False
@@ -249,6 +261,11 @@ class Inbound:
         if header.version == 6 and is_neighbour_discovery(frame, header):
             self._audit.card.rx_passed += 1
             return True
+        if self._sad.udp_ends and header.protocol == UDP:
+            unwrapped = self._unwrap(frame, header, opened=False)
+            if unwrapped is not None:
+                self._receive_unwrapped(buffer, None, now, *unwrapped)
+                return True
         flow = flow_key(frame, header)
         if header.protocol in (ESP, AH):
             if (
@@ -287,6 +304,8 @@ class Inbound:
         """Whether a fragment of ESP or AH goes where an SA ends, and somebody could open the whole."""
         if self._sad.software is None:
             return False
+        if header.protocol == UDP:
+            return header.destination in self._sad.udp_addresses and may_be_joined(frame, header)
         ends = self._sad.inbound_ends
         anywhere = bytes(len(header.destination))
         return (
@@ -336,10 +355,12 @@ class Inbound:
         position = start if header.protocol == ESP else start + 4
         if header.end < position + 8:
             return None
-        spi = int.from_bytes(frame[position : position + 4], "big")
+        return self._find(header, header.protocol, int.from_bytes(frame[position : position + 4], "big"))
+
+    def _find(self, header: IpHeader, protocol: int, spi: int) -> SaState | None:
         for destination in (header.destination, bytes(len(header.destination))):
-            state = self._sad.inbound.get((destination, header.protocol, spi))
-            if state is not None and (state.sa.source == header.source or not any(state.sa.source)):
+            state = self._sad.inbound.get((destination, protocol, spi))
+            if state is not None and _may_come_from(state, header.source):
                 return state
         return None
 
@@ -429,8 +450,24 @@ class Inbound:
             info: what the NIC found out; None: it did not touch the frame.
         """
         frame = buffer.frame
-        offset = ip_offset(frame)
-        header = parse_ip(frame, offset)
+        header = parse_ip(frame, ip_offset(frame))
+        udp: _Udp | None = None
+        if header.protocol == UDP:
+            unwrapped = self._unwrap(frame, header, opened=info is not None and info.crypto_done)
+            if unwrapped is None:
+                raise _Dropped(DropReason.IN_CRYPTO)
+            header, udp = unwrapped
+        self._receive_unwrapped(buffer, info, now, header, udp)
+
+    def _receive_unwrapped(
+        self, buffer: NetBuffer, info: ReceiveInfo | None, now: float, header: IpHeader, udp: _Udp | None
+    ) -> None:
+        """Do so for what is ESP or AH now.
+
+        Args:
+            udp: the UDP header that was taken off already.
+        """
+        frame = buffer.frame
         asked = info is not None and info.sa_delete_req
         if asked:
             self._note_deletion_request(self._lookup(frame, header))
@@ -439,7 +476,7 @@ class Inbound:
         buffer.vnet = None
         layers: list[_Layer] = []
         if info is not None:
-            header = self._take_off(frame, header, info, layers, _held_by_nic)
+            header, udp = self._take_off(frame, header, udp, info, layers, _held_by_nic, now)
             if asked:
                 # The NIC does not say which SA of the packet it means.
                 for layer in layers[1:]:
@@ -452,8 +489,9 @@ class Inbound:
             and (state := self._lookup(frame, header)) is not None
         ):
             done = len(layers)
+            _check_udp(state, udp)
             info = self._open_in_software(buffer, header, state)
-            header = self._take_off(frame, header, info, layers, _held_by_software)
+            header, udp = self._take_off(frame, header, udp, info, layers, _held_by_software, now)
             assert self._sad.software is not None
             self._sad.software.opened([layer.state for layer in layers[done:]])
             helped = True
@@ -488,13 +526,17 @@ class Inbound:
         self,
         frame: bytearray,
         header: IpHeader,
+        udp: _Udp | None,
         info: ReceiveInfo,
         layers: list[_Layer],
         held: Callable[[SaState], bool],
-    ) -> IpHeader:
-        """Check and take off the layers that a NIC says it opened; gives the header of what is left.
+        now: float,
+    ) -> tuple[IpHeader, _Udp | None]:
+        """Check and take off the layers that a NIC says it opened; gives the header of what is left, and the
+        UDP header that was taken off in front of that.
 
         Args:
+            udp: the UDP header that was taken off in front of the first.
             layers: takes them, outermost first.
             held: whether this NIC has the SA of a layer; one that it has not ends the walk.
         """
@@ -504,6 +546,7 @@ class Inbound:
         portions = 0
         inside = False
         trailer: tuple[int, int] | None = None
+        moves: list[tuple[SaState, _Udp, int]] = []
         before = len(layers)
         while (
             header.protocol in (ESP, AH)
@@ -518,6 +561,10 @@ class Inbound:
                 # A layer that this NIC did not open; its number must not move the window.
                 break
             portions += not inside
+            _check_udp(state, udp)
+            window = state.window
+            assert window is not None
+            top = window.top
             first = state.half_known
             if first:
                 # Taken note of whatever becomes of the packet, for the NIC has: both infer alike from now on.
@@ -527,6 +574,9 @@ class Inbound:
                 raise PacketError("damaged IPv4 header")
             if not first:
                 self._check_replay(frame, header, state)
+            if udp is not None and window.top > top and _has_moved(state, udp):
+                moves.append((state, udp, window.top))
+            udp = None
             if header.protocol == ESP:
                 trailer, tunnel = self._strip_esp(frame, header, state)
             else:
@@ -534,6 +584,10 @@ class Inbound:
             layers.append(_Layer(state, tunnel))
             inside = not tunnel
             header = parse_ip(frame, offset)
+            if header.protocol == UDP and tunnel and self._sad.udp_ends:
+                unwrapped = self._unwrap(frame, header, opened=info.next_crypto_done, inside=True)
+                if unwrapped is not None:
+                    header, udp = unwrapped
         # The NIC says how far it got. Should the SA tables ever disagree, nothing it did not open passes.
         if (
             len(layers) == before
@@ -541,7 +595,73 @@ class Inbound:
             or info.next_crypto_done != (portions > 1)
         ):
             raise _Dropped(DropReason.IN_CRYPTO, layers[0].state if layers else None)
-        return header
+        for state, wrapped, number in moves:
+            self._follow(state, wrapped, number, now)
+        return header, udp
+
+    def _unwrap(
+        self, frame: bytearray, header: IpHeader, *, opened: bool, inside: bool = False
+    ) -> tuple[IpHeader, _Udp] | None:
+        """Take the UDP header off UDP-encapsulated ESP, in place; gives the IP header of what is left.
+
+        None, with the frame untouched: it is none, or IKE. What is damaged the host's UDP refuses.
+
+        Args:
+            opened: the NIC has decrypted it, and so has found its checksum good.
+            inside: another layer was around it; then it is the host's unless there is an SA for it.
+        """
+        start = header.payload_offset
+        if header.fragment or header.end < start + UDP_LENGTH:
+            return None
+        source_port, port, length, _ = UDP_HEADER.unpack_from(frame, start)
+        end = start + length
+        if (header.destination, port) not in self._sad.udp_ends:
+            return None
+        if not start + UDP_LENGTH <= end <= header.end:
+            return None
+        kind = nat_traversal(frame, start, end)
+        if kind is NatTraversal.KEEPALIVE and not inside:
+            raise _Dropped(DropReason.IN_NAT_KEEPALIVE)
+        if kind is not NatTraversal.ESP:
+            return None
+        spi = int.from_bytes(frame[start + UDP_LENGTH : start + UDP_LENGTH + 4], "big")
+        state = self._find(header, ESP, spi)
+        if state is None and inside:
+            return None
+        if header.version == 4 and not _header_is_whole(frame, header):
+            raise PacketError("damaged IPv4 header")
+        damaged = False
+        if not opened or not any(frame[start + 6 : start + 8]):
+            damaged = is_damaged(frame, header.source, header.destination, start, end)
+        offset = header.offset
+        del frame[end:]
+        frame[offset : start + UDP_LENGTH] = with_protocol(
+            bytes(frame[offset:start]), ESP, header.protocol_offset - offset, length - UDP_LENGTH
+        )
+        if state is None:
+            raise _Dropped(DropReason.IN_NO_SA)
+        if damaged:
+            raise _Dropped(DropReason.IN_UDP_CHECKSUM, state)
+        return parse_ip(frame, offset), _Udp(header.source, source_port, port)
+
+    def _follow(self, state: SaState, udp: _Udp, number: int, now: float) -> None:
+        """The far end of an SA is somewhere else, as a packet newer than all before has proven."""
+        address = state.sa.source if state.sa.mode is Mode.TRANSPORT else udp.source
+        self._sad.follow(state, address, udp.source_port)
+        self._audit.card.rx_peer_moved += 1
+        self._audit.tell(
+            EngineEvent(
+                EventKind.PEER_MOVED,
+                state.sa.id,
+                source=address,
+                destination=state.sa.destination,
+                sequence_number=number,
+                protocol=ESP,
+                spi=state.sa.spi,
+                port=udp.source_port,
+            ),
+            now,
+        )
 
     def _check_replay(
         self, frame: bytearray, header: IpHeader, state: SaState, *, first: bool = False
@@ -669,6 +789,8 @@ class Inbound:
             raise _Dropped(DropReason.IN_FRAGMENT, innermost)
         # Padding of a short Ethernet frame, and whatever else is behind the packet, is not the host's.
         del frame[header.end :]
+        if innermost.sa.udp is not None and not layers[-1].tunnel:
+            put_right(frame, header, innermost.sa.udp.original_address)
         flow = self._whole_flow(frame, header, flow_key(frame, header), layers, now)
         reason = self._verdict(flow, layers)
         if reason is not None:
@@ -814,6 +936,42 @@ def _traffic_class(header: bytes | bytearray) -> int:
     if header[0] >> 4 == 6:
         return (header[0] & 0x0F) << 4 | header[1] >> 4
     return header[1]
+
+
+def _may_come_from(state: SaState, source: bytes) -> bool:
+    """Whether packets of an inbound SA may have this source."""
+    sa = state.sa
+    if sa.udp is None:
+        return sa.source == source or not any(sa.source)
+    return (
+        source == (sa.source if state.peer is None else state.peer[0])
+        or not any(sa.source)
+        # The addresses of transport mode are those of the traffic: another source is another host's.
+        or (sa.udp.follow and sa.mode is not Mode.TRANSPORT)
+    )
+
+
+def _check_udp(state: SaState, udp: _Udp | None) -> None:
+    """Hold a layer to the UDP encapsulation of its SA."""
+    wanted = state.sa.udp
+    if (wanted is None) != (udp is None):
+        raise _Dropped(DropReason.IN_UDP_ENCAPSULATION, state)
+    if wanted is None or udp is None:
+        return
+    port = wanted.source_port if state.peer is None else state.peer[1]
+    if udp.destination_port != wanted.destination_port or (
+        port not in (0, udp.source_port) and not wanted.follow
+    ):
+        raise _Dropped(DropReason.IN_UDP_PORTS, state)
+
+
+def _has_moved(state: SaState, udp: _Udp) -> bool:
+    """Whether an SA that follows its peer has it somewhere else now."""
+    sa = state.sa
+    if sa.udp is None or not sa.udp.follow:
+        return False
+    address, port = (sa.source, sa.udp.source_port) if state.peer is None else state.peer
+    return udp.source_port != port or (sa.mode is not Mode.TRANSPORT and udp.source != address)
 
 
 def _held_by_nic(state: SaState) -> bool:

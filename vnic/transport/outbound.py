@@ -26,16 +26,23 @@ from vnic.ipsec.counters import EngineEvent, EventKind
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.judgement import Judgement, TemplateChoice
 from vnic.ipsec.policy import FlowKey, FragmentRule, PolicyAction, PolicyEntry, VlanRule
-from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3_P_AND_Q
+from vnic.ndis.capabilities import (
+    ENCAPSULATION_IEEE_802_3_P_AND_Q,
+    TRANSPORT_OVER_UDP_ESP_TUNNEL,
+    UDP_ESP_TRANSPORT,
+    UDP_ESP_TRANSPORT_OVER_TUNNEL,
+)
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset, is_tagged
 from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, flow_label, parse_ip
+from vnic.packet.udp import udp_checksum
 from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
 from vnic.transport.encapsulation import Encapsulation, Portion
 from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
+from vnic.transport.keepalive import Keepalives
 from vnic.transport.paths import PathMtus, outbound_sa, report_of
 from vnic.transport.pmtu import MIN_MTU_IPV6, RateLimit, prohibited, too_big
 from vnic.transport.reassembly import Reassembly, may_be_joined
@@ -90,6 +97,7 @@ class Outbound:
         self._answers: list[NetBuffer] = []
         self._answer_limit = RateLimit()
         self._paths = PathMtus()
+        self._keepalives = Keepalives()
         self._flows: dict[FlowKey, _Verdict] = {}
         self._firsts = FirstFragments()
         self.reassembly = Reassembly()
@@ -129,6 +137,18 @@ class Outbound:
         outermost = encapsulation.tunnel or encapsulation.transport
         assert outermost is not None
         return self._paths.smallest(outermost.states(), self.wire_mtu, now)
+
+    @property
+    def deadline(self) -> float:
+        """`now` at which `keep_alive` may have something to send; infinity is never."""
+        return self._keepalives.deadline
+
+    def keep_alive(self, now: float) -> list[NetBuffer]:
+        """Give the NAT keepalives that are due, for the wire."""
+        table = self._sad.table
+        frames = self._keepalives.take(now, lambda state: table.get(state.sa.id) is state)
+        self._audit.card.tx_nat_keepalives += len(frames)
+        return frames
 
     def take_answers(self) -> list[NetBuffer]:
         """Give the frames for the host that tell it what was too big, and forget them."""
@@ -324,7 +344,7 @@ class Outbound:
     def _obstacle(self, policy: PolicyEntry, states: list[SaState | None]) -> DropReason | None:
         """Why a packet cannot be protected by these SAs, or None."""
         there = [state for state in states if state is not None]
-        if len(there) < len(policy.templates):
+        if len(there) < len(policy.templates) or not _may_wrap(*_portions(policy, there)):
             return DropReason.OUT_NO_SA
         if any(state.sequence is not None and state.sequence.exhausted for state in there):
             return DropReason.OUT_SEQUENCE_EXHAUSTED
@@ -366,6 +386,9 @@ class Outbound:
         if len(states) < len(policy.templates):
             return DropReason.OUT_NO_SA
         esp_and_ah = _portions(policy, states)
+        if not _may_wrap(*esp_and_ah):
+            return DropReason.OUT_NO_SA
+        self._choose_subtypes(*esp_and_ah)
         if self._nic_may(*esp_and_ah):
             try:
                 transport, tunnel = (self._offloaded(*states) for states in esp_and_ah)
@@ -374,6 +397,16 @@ class Outbound:
             else:
                 return Encapsulation(transport, tunnel, ends, names_ports=_names_ports(policy, esp_and_ah))
         return self._in_software(esp_and_ah, ends, names_ports=_names_ports(policy, esp_and_ah))
+
+    def _choose_subtypes(self, transport: _Members, tunnel: _Members) -> None:
+        """Say to who holds SAs with UDP encapsulation what is around or inside them (sheet §9.2)."""
+        inner, outer = transport[0], tunnel[0]
+        combined = any(transport) and any(tunnel)
+        if inner is not None and inner.sa.udp is not None:
+            self._sad.wrap_as(inner, UDP_ESP_TRANSPORT_OVER_TUNNEL if combined else UDP_ESP_TRANSPORT)
+        if outer is not None and outer.sa.udp is not None and combined:
+            # Nobody minds when it then carries what is not protected inside.
+            self._sad.wrap_as(outer, TRANSPORT_OVER_UDP_ESP_TUNNEL)
 
     def _nic_may(self, *portions: _Members) -> bool:
         """Whether the NIC, as it is configured now, works on all these SAs in one packet."""
@@ -653,6 +686,14 @@ class Outbound:
             ready.append(framed)
         if encapsulation.software:
             self._seal_in_software(encapsulation, ready, already, now)
+        outer = encapsulation.tunnel or encapsulation.transport
+        if outer is not None and outer.udp_length and len(ready) > already:
+            assert outer.esp is not None
+            last = ready[-1].frame
+            if last[header.offset] >> 4 == 6:
+                for sealed in ready[already:]:
+                    _complete_udp(sealed.frame, header.offset)
+            self._keepalives.note(outer.esp, last, header.offset, outer.udp_ports, now)
         if oversize:
             self._replace_by_fragments(ready, already, header.offset, now, path_mtu)
         for state in encapsulation.states():
@@ -767,6 +808,23 @@ class Outbound:
         header = IPV6_LENGTH if sa.ipv6 else IPV4_LENGTH
         mtu = shape_of(sa).room(path_mtu - header)
         return mtu + (header if sa.mode is Mode.TRANSPORT else 0), path_mtu, until - now
+
+
+def _may_wrap(transport: _Members, tunnel: _Members) -> bool:
+    """Whether UDP encapsulation can be made with these SAs: not twice (R158), and over IPv6 not inside a
+    tunnel, where it is sealed with the tunnel and nobody can write its checksum between."""
+    inner, outer = transport[0], tunnel[0]
+    if inner is None or inner.sa.udp is None or not any(tunnel):
+        return True
+    return (outer is None or outer.sa.udp is None) and not inner.sa.ipv6
+
+
+def _complete_udp(frame: bytearray, offset: int) -> None:
+    """Write the UDP checksum of a sealed packet."""
+    header = parse_ip(frame, offset)
+    start = header.payload_offset
+    value = udp_checksum(frame, header.source, header.destination, start, header.end)
+    frame[start + 6 : start + 8] = value.to_bytes(2, "big")
 
 
 def _names_ports(policy: PolicyEntry, portions: list[_Members]) -> bool:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from vnic.ipsec.association import IpsecProtocol, SaId
 from vnic.packet.checksum import fold, ones_complement_sum, pseudo_header_sum
-from vnic.packet.ip import AH, ESP, ICMP, ICMPV6, IPV4_LENGTH, IPV6_LENGTH, IpHeader
+from vnic.packet.ip import AH, ESP, ICMP, ICMPV6, IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader
+from vnic.packet.udp import UDP_HEADER, UDP_LENGTH
 from vnic.transport.sad import Sad
 from vnic.transport.state import SaState
 
@@ -46,6 +47,8 @@ class Report(NamedTuple):
     spi: int
     sequence_number: int
     """As on the wire; -1: the message quotes too little."""
+    ports: tuple[int, int] | None
+    """Of the UDP header in front of ESP, source first; None without one."""
 
 
 def report_of(frame: bytes | bytearray, header: IpHeader) -> Report | None:
@@ -116,12 +119,17 @@ def _quoted(
     destination: bytes,
     protocol: int,
 ) -> Report | None:
+    ports: tuple[int, int] | None = None
+    if protocol == UDP and end >= start + UDP_LENGTH + 4:
+        ports = UDP_HEADER.unpack_from(frame, start)[:2]
+        protocol = ESP
+        start += UDP_LENGTH
     if protocol not in (ESP, AH):
         return None
     at = start if protocol == ESP else start + 4
     number = int.from_bytes(frame[at + 4 : at + 8], "big") if end >= at + 8 else -1
     spi = int.from_bytes(frame[at : at + 4], "big")
-    return Report(mtu, length, source, destination, protocol, spi, number)
+    return Report(mtu, length, source, destination, protocol, spi, number, ports)
 
 
 _Path = tuple[bytes, bytes] | SaState
@@ -192,6 +200,13 @@ def outbound_sa(report: Report, sad: Sad) -> SaState | None:
     protocol = IpsecProtocol(report.protocol)
     for destination in (report.destination, bytes(len(report.destination))):
         state = sad.table.get(SaId(destination, protocol, report.spi))
-        if state is not None and state.sequence is not None:
+        if state is not None and state.sequence is not None and _ports_of(state) == report.ports:
             return state
     return None
+
+
+def _ports_of(state: SaState) -> tuple[int, int] | None:
+    udp = state.sa.udp
+    if udp is None:
+        return None
+    return udp.source_port, udp.destination_port if state.peer is None else state.peer[1]

@@ -62,7 +62,9 @@ def rekey(
                 allowed=error.allowed,
             ) from error
         raise
-    for old, _ in pairs:
+    for old, sa in pairs:
+        if old.peer is not None:
+            sad.table[sa.id].peer = old.peer
         if old.sequence is not None:
             sad.delete(old.sa.id)
         else:

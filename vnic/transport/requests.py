@@ -45,11 +45,16 @@ def request_for(*states: SaState) -> AddSa:
     would open a packet of long ago, which the transport would take for one of the next 2^32.
     """
     first = states[0].sa
+    source = first.source
+    if first.udp is not None and first.udp.follow:
+        # Where its packets come from is judged here.
+        source = bytes(len(source))
     return AddSa(
         inbound=first.direction is Direction.INBOUND,
-        source=first.source,
+        source=source,
         destination=first.destination,
         elements=tuple(_element(state) for state in states),
+        udp_esp_encapsulation=states[0].udp_esp,
         portion=first.mode,
     )
 
@@ -154,6 +159,7 @@ def word_for(field: str, sa: SecurityAssociation) -> str:
         "elements[0].authentication.": "auth",
         "elements[0].spi": "spi",
         "elements[0].esn": "esn",
+        "udp_esp_encapsulation": "encap",
         "portion": "mode",
         "source": "src",
         "destination": "dst",

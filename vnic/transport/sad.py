@@ -12,14 +12,17 @@ Source: RFC 4301 §4.4.2; one bundle, one handle (R88, R96, R113); R118.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from vnic.errors import OidError, VnicError
-from vnic.ipsec.association import IpsecProtocol, SaId, SecurityAssociation
+from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.policy import FlowKey, Match, Template
 from vnic.ipsec.replay import ReplayWindow
+from vnic.ipsec.udp_encapsulation import NAT_TRAVERSAL_PORT
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import AddSa, DeleteSa, Miniport, SaDoor, UpdateSa
 from vnic.ndis.status import NdisStatus
@@ -61,6 +64,8 @@ class Sad(SaDoor):
         table: the SAs by (destination, protocol, spi), oldest first.
         inbound: the inbound ones of `table` alone, for the receive path.
         inbound_ends: how many of those there are for a destination and protocol.
+        udp_ends, udp_addresses: how many of those have UDP encapsulation, by destination and port and by
+            destination alone.
         lifetimes: the limits of the SAs.
         generation: grows with every change, so that caches know they are stale.
         now: `now` of binary requests, seconds.
@@ -74,6 +79,8 @@ class Sad(SaDoor):
         self.table: dict[SaId, SaState] = {}
         self.inbound: dict[tuple[bytes, int, int], SaState] = {}
         self.inbound_ends: dict[tuple[bytes, int], int] = {}
+        self.udp_ends: Counter[tuple[bytes, int]] = Counter()
+        self.udp_addresses: Counter[bytes] = Counter()
         self._outbound = OutboundIndex()
         self.lifetimes = Lifetimes(self)
         self._refused: dict[SaState, None] = {}
@@ -237,7 +244,8 @@ class Sad(SaDoor):
         if request.udp_esp_encapsulation:
             raise OidError(
                 NdisStatus.NOT_SUPPORTED,
-                "the inline transport frames no UDP-encapsulated ESP; use an adapter with transport external",
+                "the request names no UDP ports, and the inline transport frames with them: add the SA with "
+                "`encap`, or use an adapter with transport external",
                 field="UdpEspEncapsulation",
                 value=f"{request.udp_esp_encapsulation:#x}",
                 allowed="0",
@@ -325,6 +333,44 @@ class Sad(SaDoor):
             self._withdraw(partner)
             self._restore(state, partner)
             raise
+
+    # ------------------------------------------------------------------------------- UDP encapsulation
+
+    def wrap_as(self, state: SaState, subtype: int) -> None:
+        """Have whoever holds an SA with UDP encapsulation hold it as one of this subtype; who does not do
+        that holds it no more."""
+        if state.udp_esp == subtype:
+            return
+        held = state.handle or state.refusal is not None
+        self._withdraw(state)
+        state.udp_esp = subtype
+        self.generation += 1
+        if held:
+            self._take_back(state, lenient=True)
+
+    def follow(self, state: SaState, address: bytes, port: int) -> list[SaState]:
+        """Send answers to where the far end of an inbound SA is now.
+
+        Returns:
+            The outbound SAs that go there from now on: same reqid and mode, addresses and ports reversed.
+        """
+        sa = state.sa
+        assert sa.udp is not None
+        state.peer = (address, port)
+        followed = []
+        for one in self._outbound.newest_first(sa.reqid, sa.source):
+            udp = one.sa.udp
+            if (
+                udp is not None
+                and one.sa.reqid == sa.reqid
+                and one.sa.mode is sa.mode
+                and one.sa.source == sa.destination
+                and udp.source_port == sa.udp.destination_port
+            ):
+                one.peer = (address, port)
+                followed.append(one)
+        self.generation += 1
+        return followed
 
     # ------------------------------------------------------------------------------- who works on an SA
 
@@ -451,6 +497,8 @@ class Sad(SaDoor):
                 or (any(sa.source) and sa.source != source)
                 or template.spi not in (0, sa.spi)
                 or (alone and not sa.authenticates)
+                # AH around a UDP header would not get through the NAT that this is for.
+                or (sa.udp is not None and not alone)
                 or (sa.selector is not None and sa.selector.match(flow) is not Match.YES)
             ):
                 continue
@@ -511,6 +559,9 @@ class Sad(SaDoor):
             self.inbound[sa_id] = state
             end = (sa.destination, sa.protocol)
             self.inbound_ends[end] = self.inbound_ends.get(end, 0) + 1
+            if sa.udp is not None:
+                self.udp_ends[sa.destination, sa.udp.destination_port] += 1
+                self.udp_addresses[sa.destination] += 1
         else:
             self._outbound.add(state)
         if state.handle:
@@ -541,6 +592,9 @@ class Sad(SaDoor):
             self.inbound_ends[end] -= 1
             if not self.inbound_ends[end]:
                 del self.inbound_ends[end]
+            if state.sa.udp is not None:
+                _count_down(self.udp_ends, (sa_id.destination, state.sa.udp.destination_port))
+                _count_down(self.udp_addresses, sa_id.destination)
         else:
             self._outbound.remove(state)
         if state.refusal is not None:
@@ -604,6 +658,7 @@ class Sad(SaDoor):
     def _add_to_nic(self, *states: SaState) -> OffloadHandle:
         if not self._offloading:
             raise OidError(NdisStatus.NOT_SUPPORTED, "the host has switched IPsec offload off (R39)")
+        _check_udp(states[0].sa)
         handle = self.nic.add_sa(request_for(*states))
         for state in states:
             state.handle = handle
@@ -690,6 +745,42 @@ def _same_keys(old: SecurityAssociation, new: SecurityAssociation) -> bool:
         and old.encryption_key == new.encryption_key
         and old.integrity_key == new.integrity_key
     )
+
+
+def _check_udp(sa: SecurityAssociation) -> None:
+    """Refuse for the NIC an SA with UDP encapsulation that it cannot work on, whatever its capabilities are.
+
+    Raises:
+        OidError: NOT_SUPPORTED.
+    """
+    if sa.udp is None:
+        return
+    if sa.direction is Direction.INBOUND:
+        if sa.udp.destination_port != NAT_TRAVERSAL_PORT:
+            raise OidError(
+                NdisStatus.NOT_SUPPORTED,
+                "the NIC finds ESP in UDP by port 4500 (R139)",
+                field="encap",
+                value=str(sa.udp.destination_port),
+                allowed=str(NAT_TRAVERSAL_PORT),
+            )
+    elif sa.ipv6:
+        raise OidError(
+            NdisStatus.NOT_SUPPORTED,
+            "the NIC makes no UDP checksum over what it encrypts, and IPv6 wants one",
+            field="encap",
+            value="IPv6",
+            allowed="IPv4",
+        )
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def _count_down(counter: Counter[_Key], key: _Key) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _exists(sa_id: SaId) -> OidError:

@@ -2,7 +2,7 @@
 
 Law: sizes follow from the SA alone, never from its state.
 
-Source: RFC 4302 §2.2, §3.3.3.2; RFC 4303 §2.
+Source: RFC 4302 §2.2, §3.3.3.2; RFC 4303 §2; RFC 3948 §2.1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vnic.ipsec.association import IpsecProtocol, Mode, SecurityAssociation
 from vnic.packet.ah import ah_header_length
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH
+from vnic.packet.udp import UDP_LENGTH
 
 
 class Shape(NamedTuple):
@@ -35,6 +36,11 @@ def esp_sizes(sa: SecurityAssociation) -> tuple[int, int, int]:
     return sa.iv_length, max(block, 4), sa.icv_length
 
 
+def udp_length(sa: SecurityAssociation) -> int:
+    """Bytes of the UDP header in front of ESP, 0 without UDP encapsulation."""
+    return UDP_LENGTH if sa.udp is not None else 0
+
+
 def ah_sizes(sa: SecurityAssociation) -> int:
     """Bytes of the whole AH header of an SA (RFC 4302 §2.2: 8-byte steps over IPv6)."""
     return ah_header_length(sa.iv_length + sa.icv_length, 8 if sa.ipv6 else sa.ah_alignment)
@@ -45,4 +51,5 @@ def shape_of(sa: SecurityAssociation) -> Shape:
     if sa.protocol is IpsecProtocol.AH:
         return Shape(sa.protocol, sa.mode, ah_sizes(sa), 1, 0)
     iv, alignment, icv = esp_sizes(sa)
-    return Shape(sa.protocol, sa.mode, ESP_HEADER_LENGTH + iv + icv, alignment, ESP_TRAILER_LENGTH)
+    overhead = udp_length(sa) + ESP_HEADER_LENGTH + iv + icv
+    return Shape(sa.protocol, sa.mode, overhead, alignment, ESP_TRAILER_LENGTH)

@@ -10,6 +10,7 @@ other has worked for 2^31 packets. Each is told the whole number anew (R120) lon
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from vnic.errors import OidError
 from vnic.ipsec.sequence import infer_extended
@@ -49,7 +50,11 @@ class SoftwareIpsec:
             return first.software_handle
         for state in states:
             self.take_out(state)
-        handle = self._miniport.add_sa(request_for(*states))
+        request = request_for(*states)
+        if request.inbound and request.udp_esp_encapsulation:
+            # The UDP header is taken off before, whatever its ports are.
+            request = replace(request, udp_esp_encapsulation=0)
+        handle = self._miniport.add_sa(request)
         for state in states:
             state.software_handle = handle
             state.software_mark = state.sequence_number

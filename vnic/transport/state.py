@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from math import inf
 
-from vnic.ipsec.association import Direction, SecurityAssociation
+from vnic.ipsec.association import Direction, Mode, SecurityAssociation
 from vnic.ipsec.counters import SaCounters
 from vnic.ipsec.replay import ReplayWindow
 from vnic.ipsec.sequence import OutboundSequence
+from vnic.ndis.capabilities import UDP_ESP_TRANSPORT, UDP_ESP_TUNNEL
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.status import NdisStatus
 
@@ -48,6 +49,8 @@ class SaState:
         ended: the hard limit that it has reached, or "".
         replaced: rekeying has put another in its place; it goes on to take what is under way.
         leaves: `now` at which it goes because it was replaced; infinite when nobody said.
+        udp_esp: the subtype of UDP-ESP that it is offered to a NIC with; 0 without UDP encapsulation.
+        peer: address and UDP port where its far end is now, if it was followed there, else None.
     """
 
     __slots__ = (
@@ -68,6 +71,7 @@ class SaState:
         "packets_before",
         "partner",
         "past_handles",
+        "peer",
         "percent",
         "refusal",
         "replaced",
@@ -77,6 +81,7 @@ class SaState:
         "software_mark",
         "software_partner",
         "stop",
+        "udp_esp",
         "use_time",
         "window",
     )
@@ -110,6 +115,10 @@ class SaState:
         self.ended = ""
         self.replaced = False
         self.leaves = inf
+        self.udp_esp = 0
+        if sa.udp is not None:
+            self.udp_esp = UDP_ESP_TRANSPORT if sa.mode is Mode.TRANSPORT else UDP_ESP_TUNNEL
+        self.peer: tuple[bytes, int] | None = None
         self.cipher_limit = ""
         self.percent = 0 if self.sequence is None else self.sequence.percent(self.sequence.last)
         if sa.lifetime is not None or (sa.encryption is not None and sa.encryption.has_short_blocks):
@@ -125,6 +134,8 @@ class SaState:
         self.cipher_limit = old.cipher_limit
         self.packets_before = old.packets_before
         self.bytes_before = old.bytes_before
+        if self.sa.source == old.sa.source and self.sa.udp == old.sa.udp:
+            self.peer = old.peer
 
     def end(self, limit: str) -> None:
         """Let nothing more pass: a hard limit is reached."""

@@ -118,6 +118,8 @@ CARD = api.CardStatistics(
     tx_prohibited_unanswered=21,
     rx_prohibited_answered=22,
     rx_prohibited_unanswered=23,
+    rx_peer_moved=14,
+    tx_nat_keepalives=15,
     tx_too_big_answered=11,
     tx_too_big_unanswered=12,
 )

@@ -61,7 +61,7 @@ def test_offers_hold_what_fits(
 def test_what_was_said_is_not_offered_again_and_refused_words_never_are() -> None:
     offers = offered("xfrm", "state", "add", "src", "192.0.2.1", "")
     assert "src" not in offers
-    assert not {"mark", "encap", "coa"} & set(offers)
+    assert not {"mark", "ctx", "coa"} & set(offers)
 
 
 def test_names_of_adapters_come_from_the_daemon(daemon: FakeDaemon) -> None:

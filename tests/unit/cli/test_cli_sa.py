@@ -105,7 +105,10 @@ def test_a_key_file_is_read(vnic: Command, tmp_path: Path) -> None:
         ("aes-gcm key 0x01", ""),
         ("seq 18446744073709551616 null", "seq"),
         ("window x null", "replay-window"),
-        ("encap espinudp 1 1 0.0.0.0", "encap"),
+        ("encap espintcp 1 1 0.0.0.0", "encap"),
+        ("encap espinudp 65536 1 0.0.0.0", "encap"),
+        ("null nat-follow", "nat-follow"),
+        ("null nat-keepalive 5", "nat-keepalive"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(vnic: Command, words: str, field: str) -> None:
@@ -264,3 +267,18 @@ def test_an_existing_file_is_not_written_over(vnic: Command, tmp_path: Path) -> 
 @pytest.mark.parametrize("line", ["sa export", "sa export wireshark", "sa export strongswan /tmp/x"])
 def test_export_wants_a_format_it_knows_and_a_file(vnic: Command, line: str) -> None:
     assert refusal(vnic, line)["field"] in ("format", "file")
+
+
+def test_udp_encapsulation_is_said_as_ip_says_it(vnic: Command) -> None:
+    made = request(
+        vnic,
+        f"dst 192.0.2.2 esp spi 0x101 aes-gcm-128 key {GCM_KEY} encap espinudp 4500 6000 198.51.100.7 "
+        "nat-follow nat-keepalive 5",
+    )
+    assert made.sa.encap == api.Encapsulation(
+        sport=4500, dport=6000, oaddr="198.51.100.7", follow=True, keepalive=5
+    )
+    plain = request(
+        vnic, f"dst 192.0.2.2 esp spi 0x101 aes-gcm-128 key {GCM_KEY} encap espinudp 4500 4500 0.0.0.0"
+    )
+    assert plain.sa.encap == api.Encapsulation(sport=4500, dport=4500)

@@ -268,7 +268,8 @@ REFUSED_WORDS = [
     ("mark 1 mask 0xff", "mark"),
     ("output-mark 1", "output-mark"),
     ("if_id 5", "if_id"),
-    ("encap espinudp 4500 4500 0.0.0.0", "encap"),
+    ("encap espinudp-nonike 4500 4500 0.0.0.0", "encap"),
+    ("encap espintcp 4500 4500 0.0.0.0", "encap"),
     ("limit byte-hard 1000 limit byte-hard 7", "limit byte-hard"),
     ("limit byte-hard -1", "limit byte-hard"),
     ("limit bytes 7", "limit"),
@@ -590,6 +591,14 @@ def sas(draw: st.DrawFn) -> api.Sa:
         )
     )
     key = NAMED_KEYS.get(str(encryption), 0)
+    ports = st.integers(0, 65535)
+    encap = api.Encapsulation(
+        sport=draw(ports),
+        dport=draw(ports),
+        oaddr=draw(st.sampled_from([None, "2001:db8::9" if ipv6 else "198.51.100.9"])),
+        follow=draw(st.sampled_from([True, None])),
+        keepalive=draw(st.sampled_from([0, 5, 3600, None])),
+    )
     return api.Sa(
         src=src,
         dst=dst,
@@ -616,6 +625,7 @@ def sas(draw: st.DrawFn) -> api.Sa:
         dscp=draw(st.sampled_from([0, 46, None])),
         flow_label=draw(st.sampled_from([0, 0xFFFFF, None])),
         tfc_padding=draw(st.sampled_from([1, 65535, None])),
+        encap=encap if proto == "esp" and draw(st.booleans()) else None,
     )
 
 
