@@ -21,6 +21,7 @@ IPSEC_VALUES = frozenset(
         "ipsec.headers",
         "ipsec.lifetime",
         "ipsec.policy",
+        "ipsec.udp_encapsulation",
     }
 )
 
