@@ -5,7 +5,7 @@
 use vnic_core::cipher::Keys;
 use vnic_core::mb::{Arch, Manager, ManagerError, RandomSource};
 
-/// An ESP packet of `vectors/packets.txt`.
+/// An ESP packet of `vectors/`.
 #[derive(Clone, Debug)]
 pub struct Esp {
     pub encryption: String,
@@ -34,7 +34,7 @@ impl Esp {
     }
 }
 
-/// An AH packet of `vectors/packets.txt`.
+/// An AH packet of `vectors/`.
 #[derive(Clone, Debug)]
 pub struct Ah {
     pub integrity: String,
@@ -68,11 +68,12 @@ pub fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// All packets that `make_vectors.py` made.
+/// All packets that `make_vectors.py` made, and the published ones.
 pub fn vectors() -> (Vec<Esp>, Vec<Ah>) {
     let name = |text: &str| if text == "-" { String::new() } else { text.to_owned() };
     let (mut esp, mut ah) = (Vec::new(), Vec::new());
-    for line in include_str!("../vectors/packets.txt").lines() {
+    let (made, published) = (include_str!("../vectors/packets.txt"), include_str!("../vectors/published.txt"));
+    for line in made.lines().chain(published.lines()) {
         let fields: Vec<&str> = line.split(' ').collect();
         match fields[..] {
             ["esp", encryption, encryption_key, integrity, integrity_key, icv_length, high, text, packet] => {
