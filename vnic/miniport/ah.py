@@ -16,7 +16,7 @@ from vnic.errors import PacketError
 from vnic.miniport.ciphers import COUNTER_IV_LENGTH, CounterIvs, Mac, WrongIcv, verify
 from vnic.miniport.esn import ExtendedNumbers
 from vnic.packet.ah import AH_FIXED, AH_FIXED_LENGTH, ah_header_length, ah_length
-from vnic.packet.ip import DESTINATION_OPTIONS, HOP_BY_HOP, IPV4_LENGTH, IPV6_LENGTH, ROUTING
+from vnic.packet.ip import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, IPV4_LENGTH, IPV6_LENGTH, ROUTING
 
 _END_OF_OPTIONS = 0
 _NO_OPERATION = 1
@@ -88,14 +88,20 @@ def _mute_extension_headers(header: bytearray) -> None:
     protocol = header[6]
     position = IPV6_LENGTH
     while position < len(header):
-        end = position + 8 + header[position + 1] * 8 if position + 1 < len(header) else 0
+        if protocol == FRAGMENT:
+            # Of an atomic fragment (RFC 6946); RFC 4302 knows none, Linux takes it as it is.
+            end = position + 8
+            if header[position + 2] or header[position + 3] & 0xF9:
+                raise PacketError("a fragment, to which AH is not applied")
+        else:
+            end = position + 8 + header[position + 1] * 8 if position + 1 < len(header) else 0
         if not position < end <= len(header):
             raise PacketError("IPv6 extension header longer than the packet")
         if protocol in (HOP_BY_HOP, DESTINATION_OPTIONS):
             _mute_ipv6_options(header, position + 2, end)
         elif protocol == ROUTING:
             _arrive_by_routing_header(header, position, end)
-        else:
+        elif protocol != FRAGMENT:
             raise PacketError("a header before AH that AH does not know")
         protocol = header[position]
         position = end

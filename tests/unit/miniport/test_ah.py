@@ -114,7 +114,7 @@ def test_routing_header_counts_as_it_is_at_the_last_hop(left: int) -> None:
         (43, extension(AH, bytes((4, 1)) + bytes(4) + HOPS6[0])),
         (43, extension(AH, bytes((0, 2)) + bytes(4) + HOPS6[0])),
         (43, extension(AH, bytes((0, 1)) + bytes(12))),
-        (44, extension(AH, bytes(6))),
+        (44, extension(AH, b"\x00\x01" + bytes(4))),
         (0, extension(AH, b"\x3e\x05\x00\x00\x00\x00")),
         (60, extension(AH, b"\x00\x00\x00\x00\x00\x3e")),
         (60, bytes((AH, 1)) + bytes(6)),
