@@ -88,20 +88,20 @@ def _mute_extension_headers(header: bytearray) -> None:
     protocol = header[6]
     position = IPV6_LENGTH
     while position < len(header):
-        if protocol == FRAGMENT:
-            # Of an atomic fragment (RFC 6946); RFC 4302 knows none, Linux takes it as it is.
-            end = position + 8
-            if header[position + 2] or header[position + 3] & 0xF9:
-                raise PacketError("a fragment, to which AH is not applied")
-        else:
-            end = position + 8 + header[position + 1] * 8 if position + 1 < len(header) else 0
-        if not position < end <= len(header):
+        end = position + 8
+        if protocol != FRAGMENT and position + 1 < len(header):
+            end += header[position + 1] * 8
+        if end > len(header):
             raise PacketError("IPv6 extension header longer than the packet")
         if protocol in (HOP_BY_HOP, DESTINATION_OPTIONS):
             _mute_ipv6_options(header, position + 2, end)
         elif protocol == ROUTING:
             _arrive_by_routing_header(header, position, end)
-        elif protocol != FRAGMENT:
+        elif protocol == FRAGMENT:
+            # Of an atomic fragment (RFC 6946); RFC 4302 knows none, Linux takes it as it is.
+            if header[position + 2] or header[position + 3] & 0xF9:
+                raise PacketError("a fragment, to which AH is not applied")
+        else:
             raise PacketError("a header before AH that AH does not know")
         protocol = header[position]
         position = end
