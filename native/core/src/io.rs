@@ -201,15 +201,16 @@ fn read_tap(tap: &mut Tap, scratch: &mut Scratch) -> Moved {
     moved
 }
 
-fn last_errno() -> i32 {
+/// errno of the last call that failed.
+pub(crate) fn last_errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-fn piece(bytes: &[u8]) -> libc::iovec {
+pub(crate) fn piece(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
-fn room(bytes: &mut [u8]) -> libc::iovec {
+pub(crate) fn room(bytes: &mut [u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 

@@ -33,3 +33,4 @@ mod receive;
 mod segment;
 mod send;
 pub mod state;
+pub mod udp;
