@@ -693,20 +693,26 @@ def running_daemon(directory: Path, configuration: str = "") -> Iterator[Daemon]
 
 @contextlib.contextmanager
 def running_pair(
-    directory: Path, wire: str = "link", *, persistent: bool = False, from_file: bool = False
+    directory: Path,
+    wire: str = "link",
+    *,
+    persistent: bool = False,
+    from_file: bool = False,
+    settings: str = "",
 ) -> Iterator[Pair]:
     """A daemon with two adapters, and what is around them, until the block ends.
 
     Args:
         wire, persistent: as for `Pair`.
         from_file: the adapters stand in the daemon's configuration; netdev wires only.
+        settings: tables of the configuration before those of the adapters.
     """
     namespaces = Namespaces()
-    daemon = Daemon(directory)
+    daemon = Daemon(directory, settings)
     try:
         pair = Pair(daemon, namespaces, wire, persistent=persistent)
         if from_file:
-            daemon.configure(pair.configuration())
+            daemon.configure(settings + pair.configuration())
         daemon.start()
         if not from_file:
             pair.add_adapters()

@@ -175,6 +175,10 @@ def _statistics(state: SaState, *, details: bool) -> list[str]:
         "stats:",
         "  " + " ".join(f"{name} {state.drops.get(reason.value, 0)}" for name, reason in STATS),
     ]
+    if state.withheld:
+        lines.append("may not send: its sequence numbers of before were lost; rekey")
+    elif state.reserved is not None:
+        lines.append(f"sequence numbers reserved to {state.reserved:#x}")
     if state.replaced:
         lines.append(f"replaced by rekeying: goes {state.leaves or 'when it is deleted'}")
     drops = [drop_text(name, packets) for name, packets in sorted(state.drops.items()) if packets or details]

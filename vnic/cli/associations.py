@@ -449,6 +449,7 @@ def sa_of(found: Found, session: Session) -> Sa:
         tfc_padding=found.get("tfcpad", int),
         lifetime=lifetime_of(found),
         encap=encapsulation_of(found),
+        fresh="fresh" in found or None,
     )
 
 

@@ -91,6 +91,10 @@ _ADD = Vocabulary(
     do.TFCPAD,
     *do.OUTER_HEADER,
     *do.ENCAP_WORDS,
+    Word(
+        "fresh",
+        summary="its key never sent anything: it may send though the record of numbers was lost (outbound)",
+    ),
     Word("align4", summary="AH over IPv4 padded to 4 bytes, not 8"),
     *_LONG,
     *(word for word in do.NOT_SUPPORTED if word.name != "seq"),

@@ -65,6 +65,7 @@ EventWord = Literal[
     "sa_updated",
     "sa_deleted",
     "sa_rekeyed",
+    "sa_withheld",
     "sa_expiring",
     "sa_expired",
     "policy_added",
@@ -327,6 +328,9 @@ class Sa:
     """Null: it lives until it is deleted."""
     encap: Encapsulation | None = None
     """ESP only; null: ESP stands behind the IP header."""
+    fresh: bool | None = None
+    """Out, in requests: its key never sent anything, so that it may send although the record of sequence
+    numbers was lost. Of no effect where the record is good."""
 
 
 @value
@@ -368,6 +372,10 @@ class SaState:
     needed_window: int = 0
     """In: packets of the smallest replay window that would have taken every late packet so far; 0: none was
     late. Replays older than the window cannot be told from late packets, and count too."""
+    reserved: int | None = None
+    """Out: the last sequence number that is reserved in the state directory; null where none are kept."""
+    withheld: bool = False
+    """Out: it may not send: the record of sequence numbers was lost, and its key is not said to be fresh."""
     replaced: bool = False
     """In: rekeying has put another in its place; it takes what is still under way."""
     leaves: str | None = None

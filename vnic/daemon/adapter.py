@@ -38,14 +38,16 @@ from vnic.daemon.forwarder import Forwarder
 from vnic.daemon.host import Host, TapDevice, Watch
 from vnic.daemon.icv import finder
 from vnic.daemon.journal import Journal
+from vnic.daemon.numbers import Lease, Numbers, StateError
 from vnic.daemon.requests import OidRequests, SliceTurns
 from vnic.daemon.settings import NO_WIRE
 from vnic.daemon.values import audit_fields, drop_event, name_of, peer_message
 from vnic.daemon.wire_faults import WireFaults
-from vnic.engine.contract import Card, Engine, EngineEvent, EventKind, ExternalCard
+from vnic.engine.contract import Card, Engine, EngineEvent, EventKind, ExternalCard, SaReport
 from vnic.errors import OidError, RequestError
 from vnic.ipsec.association import Direction, IpsecProtocol, SaId
 from vnic.ipsec.policy import FragmentRule, PolicyAction, VlanRule
+from vnic.ipsec.sequence import RESERVED_AT_ONCE
 from vnic.ndis.keywords import HostSwitches
 from vnic.ndis.oids import OidRequest, OidResult
 from vnic.ndis.status import NdisStatus, StatusIndication
@@ -80,6 +82,8 @@ class Surroundings:
     nbl_directory: str = "/run/vnic"
     """Where NBL sockets are made that are given no path."""
     host_switches: HostSwitches = field(default_factory=HostSwitches)
+    numbers: Numbers | None = None
+    """Where sequence numbers are reserved; None: nowhere, each life of the daemon begins anew."""
     journal: Journal | None = None
     """Where audit records go; None when the daemon does not run under systemd."""
 
@@ -90,6 +94,9 @@ class Surroundings:
         except OSError:
             return False
 
+
+_RESERVE_AGAIN_S = 1.0
+"""After the disk has refused."""
 
 _AUDITED = (EventKind.DROP, EventKind.SEQUENCE_EXHAUSTED)
 
@@ -140,6 +147,7 @@ class Adapter:
         self._inline: Engine | None = None
         self._paused = self._resetting = self._removed = False
         self._surroundings = surroundings
+        self._reserving: dict[SaId, asyncio.Task[None]] = {}
         self._writer: PcapngWriter | None = None
         self._watch: Watch | None = None
         self.forwarder: Forwarder | ExternalForwarder
@@ -255,6 +263,8 @@ class Adapter:
         try:
             return await self.requests.carry_out(request)
         finally:
+            if self._surroundings.numbers is not None:
+                self.keep_time()
             self.tell_indications()
 
     def cancel_oid_requests(self, request_id: int) -> int:
@@ -390,6 +400,62 @@ class Adapter:
         if isinstance(self.forwarder, Forwarder):
             self.forwarder.keep_time()
 
+    # ------------------------------------------------------------------------- numbers of outbound SAs
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """Where the numbers of its outbound SAs are reserved; None: nowhere."""
+        return self._surroundings.numbers if self._inline is not None else None
+
+    def give_numbers(self, sa: SaId, lease: Lease | None) -> None:
+        """Let an outbound SA send with numbers that are reserved; None: they were lost, it may not send."""
+        engine = self.require_inline()
+        if lease is not None:
+            engine.reserve(sa, lease.after, lease.last)
+            return
+        numbers = self._surroundings.numbers
+        assert numbers is not None
+        engine.withhold(sa, for_good=True)
+        text = (
+            f"adapter {self.name}: SA out {sa} may not send: the record of sequence numbers does not say "
+            f"which it has used ({numbers.loss}); rekey, or say `fresh` if its key is new"
+        )
+        log.warning("%s", text)
+        self._surroundings.events.tell("sa_withheld", text, adapter=self.name, sa=name_of(sa))
+
+    def _reserve_soon(self, sa: SaId) -> None:
+        if sa not in self._reserving and not self.failure:
+            task = asyncio.get_running_loop().create_task(self._reserve(sa))
+            self._reserving[sa] = task
+            task.add_done_callback(lambda _: self._reserving.pop(sa, None))
+
+    async def _reserve(self, sa: SaId) -> None:
+        """Reserve further numbers for an SA, or the first for one that came without any."""
+        engine, numbers = self._inline, self._surroundings.numbers
+        report = None if engine is None else engine.find_sa(sa)
+        if engine is None or numbers is None or report is None or report.reserved is None or report.withheld:
+            return
+        if report.reserved - report.sequence_number > RESERVED_AT_ONCE // 2:
+            return
+        # An SA has used what it was given, as far as the disk knows.
+        last_used = max(report.sequence_number, report.reserved)
+        try:
+            lease = await numbers.lease(report.sa, last_used, fresh=report.reserved > 0)
+        except StateError as error:
+            log.error("adapter %s: %s", self.name, error)
+            await asyncio.sleep(_RESERVE_AGAIN_S)
+            if self._is_still(report):
+                engine.withhold(sa, for_good=False)
+            return
+        # Another may have taken its name in the meantime, and has asked for itself.
+        if self._is_still(report):
+            self.give_numbers(sa, lease)
+
+    def _is_still(self, report: SaReport) -> bool:
+        """Whether an SA is the one that it was."""
+        now = None if self._inline is None else self._inline.find_sa(report.sa.id)
+        return now is not None and now.sa is report.sa and now.reserved == report.reserved
+
     # ------------------------------------------------------------------------------------- settings
 
     def set_defaults(
@@ -519,6 +585,8 @@ class Adapter:
         """Stop, and give the ports back; give the writer of a recording to be closed. Idempotent."""
         self.requests.abort(NdisStatus.REQUEST_ABORTED)
         self.forwarder.stop()
+        for task in self._reserving.values():
+            task.cancel()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -551,6 +619,10 @@ class Adapter:
 
     def _tell_event(self, event: EngineEvent) -> None:
         """Pass on what the engine tells."""
+        if event.kind is EventKind.NUMBERS_WANTED:
+            if event.sa is not None:
+                self._reserve_soon(event.sa)
+            return
         name = None if event.sa is None else name_of(event.sa)
         subject = "" if event.sa is None else f" ({event.sa})"
         drop = drop_event(event)

@@ -177,6 +177,7 @@ class Adapters:
         )
         if settings.reassembly is not None:
             engine.reassembly_limit = settings.reassembly
+        engine.reserving = self.surroundings.numbers is not None
         engine.fragment_before = settings.fragmentation != "after"
         engine.enforce_cipher_limits = settings.cipher_limits == "enforce"
         tap = await self.surroundings.host.open_tap(

@@ -8,6 +8,7 @@ Source: TOML 1.0.0.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 import typing
@@ -153,10 +154,18 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     enable_ipsec_offload: bool = True
 
 
+class StateTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Table [state]."""
+
+    directory: str = ""
+    """Where reserved sequence numbers are kept; "" is nowhere."""
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log_level: Literal["error", "warning", "info", "debug"] = "info"
     control: Control = Control()
     host: HostTable = HostTable()
+    state: StateTable = StateTable()
     adapter: list[AdapterTable] = []
 
 
@@ -168,6 +177,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     control: Control = Control()
     host: HostSwitches = HostSwitches()
+    state: StateTable = StateTable()
     adapters: tuple[AddAdapter, ...] = ()
 
 
@@ -216,10 +226,18 @@ def parse(text: str, path: str) -> Config:
     except msgspec.ValidationError as error:
         raise _misfit(error, document, path) from None
     _check_control(file.control, path)
+    _check_state(file.state, path)
     adapters = tuple(_adapter(table, path) for table in file.adapter)
     _check_together(adapters, path)
     host = HostSwitches(file.host.disable_task_offload, file.host.enable_ipsec_offload)
-    return Config(path=path, log_level=file.log_level, control=file.control, host=host, adapters=adapters)
+    return Config(
+        path=path,
+        log_level=file.log_level,
+        control=file.control,
+        host=host,
+        state=file.state,
+        adapters=adapters,
+    )
 
 
 def _check_control(control: Control, path: str) -> None:
@@ -229,6 +247,17 @@ def _check_control(control: Control, path: str) -> None:
         raise ConfigError(
             error.message, path=path, field=error.field, value=_short(error.value), allowed=error.allowed
         ) from error
+
+
+def _check_state(state: StateTable, path: str) -> None:
+    if state.directory and (not os.path.isabs(state.directory) or "\0" in state.directory):
+        raise ConfigError(
+            "not an absolute path",
+            path=path,
+            field="state.directory",
+            value=_short(state.directory),
+            allowed="as in /var/lib/vnic",
+        )
 
 
 def _adapter(table: AdapterTable, path: str) -> AddAdapter:

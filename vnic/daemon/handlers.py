@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from vnic import __version__
@@ -23,6 +23,7 @@ from vnic.daemon.events import Events, rfc3339
 from vnic.daemon.keyfile import wireshark_line
 from vnic.daemon.memory import Memory
 from vnic.daemon.nbls import Nbls
+from vnic.daemon.numbers import Lease
 from vnic.daemon.wire_faults import check_no_value
 from vnic.engine.contract import Added, Engine, SaReport
 from vnic.errors import OidError, RequestError
@@ -244,12 +245,16 @@ class Handlers:
         direction = await self._direction_of(adapter, message)
         adapter.require_running()
         try:
-            sa = values.sa_of(message, direction)
+            sa = values.sa_of(message, direction).checked()
+            reserved = await _reserve(adapter, sa, fresh=bool(message.fresh))
+            sa = reserved.sa
             added = adapter.engine.add_sa(sa, self._about.clock(), replace=replace)
         except OidError:
             raise
         except RequestError as error:
             raise _malformed(error) from None
+        if reserved.kept:
+            adapter.give_numbers(sa.id, reserved.lease)
         if sa.lifetime is not None:
             adapter.keep_time()
         self._tell_sa("sa_updated" if replace else "sa_added", adapter, sa, added.handle)
@@ -274,11 +279,24 @@ class Handlers:
             grace = _GRACE_S
         self._check_peer_is_ready(adapter, renewals, old)
         try:
+            # Their numbers are on the disk before the switch, so that not a packet waits for them.
+            successors = [
+                await _reserve(adapter, renewal.successor(report.sa), fresh=True)
+                for renewal, report in zip(renewals, old, strict=True)
+            ]
+            self._check_peer_is_ready(adapter, renewals, old)
+            renewals = [
+                replace(renewal, sequence_number=successor.sa.sequence_number)
+                for renewal, successor in zip(renewals, successors, strict=True)
+            ]
             added = engine.rekey(renewals, grace, self._about.clock())
         except OidError:
             raise
         except RequestError as error:
             raise _malformed(error) from None
+        for successor in successors:
+            if successor.kept:
+                adapter.give_numbers(successor.sa.id, successor.lease)
         adapter.keep_time()
         replies = []
         for renewal, before, one in zip(renewals, old, added, strict=True):
@@ -770,6 +788,30 @@ def _malformed(error: RequestError) -> OidError:
     return OidError(
         NdisStatus.INVALID_DATA, error.message, field=error.field, value=error.value, allowed=error.allowed
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reserved:
+    """An SA that is to be added, and the numbers it may send with."""
+
+    sa: SecurityAssociation
+    kept: bool = False
+    """Whether anybody keeps its numbers."""
+    lease: Lease | None = None
+    """None: they were lost, and it may not send."""
+
+
+async def _reserve(adapter: Adapter, sa: SecurityAssociation, *, fresh: bool) -> _Reserved:
+    """Reserve numbers for an SA that is to be added, where they are kept; it begins behind all before.
+
+    Raises:
+        StateError: the disk refused.
+    """
+    if adapter.numbers is None or sa.direction is Direction.INBOUND:
+        return _Reserved(sa)
+    lease = await adapter.numbers.lease(sa, sa.sequence_number, fresh=fresh)
+    adapter.require_running()
+    return _Reserved(sa if lease is None else replace(sa, sequence_number=lease.after), True, lease)
 
 
 def _added_reply(adapter: Adapter, sa: SecurityAssociation, added: Added) -> api.SaReply:

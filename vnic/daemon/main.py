@@ -32,6 +32,7 @@ from vnic.daemon.handlers import About, Handlers
 from vnic.daemon.host import Host, KernelHost
 from vnic.daemon.journal import Journal
 from vnic.daemon.memory import ease_collector
+from vnic.daemon.numbers import Numbers, StateError
 from vnic.engine.contract import Engine
 from vnic.engine.reference import ReferenceEngine
 from vnic.errors import ConfigError, ControlError
@@ -54,12 +55,26 @@ def main(argv: list[str] | None = None) -> int:
         where = config.path or f"no {DEFAULT_PATH}: the defaults"
         print(f"{where}: good, {len(config.adapters)} adapters")
         return 0
+    if options.new_state:
+        return _begin_state(config)
     systemd.configure_logging(os.environ, sys.stderr.fileno())
     _hide_memory()
     ease_collector()
     name, factory = _event_loop()
+    try:
+        numbers = Numbers(Path(config.state.directory)) if config.state.directory else None
+    except StateError as error:
+        log.error("%s", error)
+        return 1
+    if numbers is not None and not numbers.complete:
+        log.warning(
+            "[state] the record of sequence numbers in %s is of no use: %s. SAs send only when added with "
+            "`fresh`; `vnicd --new-state` begins anew",
+            config.state.directory,
+            numbers.loss,
+        )
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(Daemon(options.config, config, loop_name=name).run())
+        return runner.run(Daemon(options.config, config, loop_name=name, numbers=numbers).run())
 
 
 class Daemon:
@@ -72,6 +87,7 @@ class Daemon:
         *,
         loop_name: str = "asyncio",
         host: Host | None = None,
+        numbers: Numbers | None = None,
         make_engine: Callable[[CardSettings], Engine] = reference_card,
     ) -> None:
         """Prepare; nothing is taken of the system before `run`.
@@ -101,6 +117,7 @@ class Daemon:
                 nbl_directory=os.path.dirname(config.control.socket),
                 host_switches=config.host,
                 journal=self._journal,
+                numbers=numbers,
             )
         )
         self._about = About(
@@ -179,6 +196,8 @@ class Daemon:
             return
         if config.control != self._config.control:
             log.warning("[control] changed: that takes a restart")
+        if config.state != self._config.state:
+            log.warning("[state] changed: that takes a restart")
         if config.host != self._config.host:
             log.warning("[host] changed: that takes a restart")
         logging.getLogger().setLevel(config.log_level.upper())
@@ -210,8 +229,33 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check-config", action="store_true", help="say whether the configuration is good, and end"
     )
+    parser.add_argument(
+        "--new-state",
+        action="store_true",
+        help="begin a record of sequence numbers in [state] directory, and end; no key that was used for "
+        "sending before may be used again, but those an old record knows",
+    )
     parser.add_argument("--version", action="version", version=f"vnicd {__version__}")
     return parser.parse_args(argv)
+
+
+def _begin_state(config: Config) -> int:
+    """Declare the record of sequence numbers complete; give the exit code."""
+    directory = config.state.directory
+    if not directory:
+        print("vnicd: the configuration names no [state] directory", file=sys.stderr)
+        return 1
+    try:
+        with contextlib.closing(Numbers(Path(directory))) as numbers:
+            if numbers.complete:
+                print(f"{directory}: there is a record, and it is good")
+                return 0
+            numbers.begin()
+    except StateError as error:
+        print(f"vnicd: {error}", file=sys.stderr)
+        return 1
+    print(f"{directory}: begun; replace every key that was used for sending before")
+    return 0
 
 
 def _hide_memory() -> None:

@@ -266,6 +266,8 @@ def sa_state(adapter: str, report: SaReport, wall: Any, *, reveal_keys: bool) ->
         offload=report.offload.value,
         expiring=report.expiring,
         needed_window=report.needed_window,
+        reserved=report.reserved,
+        withheld=report.withheld,
         replaced=report.replaced,
         leaves=wall(report.leaves) if report.leaves < inf else None,
         peer=peer_message(report.peer),

@@ -119,6 +119,10 @@ class SaReport:
     """The limit of its cipher that is reached: cipher-soft or cipher-hard, else empty."""
     needed_window: int = 0
     """Inbound: packets of the smallest replay window that would have taken every late packet so far."""
+    reserved: int | None = None
+    """Outbound: the last number that is reserved; None where nobody keeps numbers."""
+    withheld: bool = False
+    """Outbound: it may not send, because the numbers it used before were lost."""
     replaced: bool = False
     """Inbound: rekeying has put another in its place."""
     leaves: float = inf
@@ -349,6 +353,29 @@ class Engine(Card, Protocol):
             RequestError: a value is out of range, a key is the old one, or a policy names an old SPI.
             OidError: INVALID_PARAMETER: an old SA is not there or is replaced already, or a new name is
                 taken; RESOURCES: there is no room for both; or whatever the NIC refused it with.
+        """
+        ...
+
+    reserving: bool
+    """Whether an outbound SA sends only with numbers that `reserve` has given it; False at first. It asks by
+    the event NUMBERS_WANTED: for a new SA at once, later when half of what it has is used."""
+
+    def reserve(self, sa: SaId, after: int, last: int) -> None:
+        """Let an outbound SA use the numbers behind `after` up to `last`.
+
+        Args:
+            after: not below the last it has used.
+
+        Raises:
+            OidError: INVALID_PARAMETER: there is none.
+        """
+        ...
+
+    def withhold(self, sa: SaId, *, for_good: bool) -> None:
+        """Give an outbound SA no numbers now; `for_good`: it shall send nothing any more.
+
+        Raises:
+            OidError: INVALID_PARAMETER: there is none.
         """
         ...
 

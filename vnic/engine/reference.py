@@ -300,6 +300,20 @@ class ReferenceEngine(NicCard):
         self._check_accepting(NdisStatus.RESET_IN_PROGRESS)
         return [self._added(state) for state in rekey(self._sad, self._spd.entries(), renewals, grace, now)]
 
+    @property
+    def reserving(self) -> bool:
+        return self._sad.reserving
+
+    @reserving.setter
+    def reserving(self, reserving: bool) -> None:
+        self._sad.reserving = reserving
+
+    def reserve(self, sa: SaId, after: int, last: int) -> None:
+        self._sad.reserve(sa, after, last)
+
+    def withhold(self, sa: SaId, *, for_good: bool) -> None:
+        self._sad.withhold(sa, for_good=for_good)
+
     def sas_named(self, spi: int, destination: bytes | None, protocol: IpsecProtocol | None) -> list[SaId]:
         return [
             name
@@ -394,6 +408,8 @@ class ReferenceEngine(NicCard):
             expiring=state.expiring,
             cipher_limit=state.cipher_limit,
             needed_window=0 if state.window is None else state.window.needed_bits,
+            reserved=state.reserved if self._sad.reserving and state.sequence is not None else None,
+            withheld=state.withheld,
             replaced=state.replaced,
             leaves=state.leaves,
             peer=state.peer,

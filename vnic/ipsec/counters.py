@@ -30,6 +30,8 @@ class EventKind(Enum):
     """The far end of an SA with UDP encapsulation is somewhere else, and is followed; source and port say
     where."""
     DROP = "drop"
+    NUMBERS_WANTED = "numbers_wanted"
+    """An outbound SA needs sequence numbers reserved; for the daemon, not for a monitor."""
 
 
 @dataclass(frozen=True, slots=True)

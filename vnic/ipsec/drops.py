@@ -40,6 +40,11 @@ class DropReason(Enum):
         "XfrmOutStateExpired",
         "the SA has reached a hard limit of its lifetime; rekey",
     )
+    OUT_NOT_RESERVED = (
+        "out_not_reserved",
+        "XfrmOutStateSeqError",
+        "the state directory has no sequence numbers for the SA: not yet, or those of before were lost",
+    )
     OUT_TOO_BIG = ("out_too_big", "", "too big for the wire after protection")
     OUT_FRAGMENT = (
         "out_fragment",

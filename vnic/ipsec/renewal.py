@@ -31,6 +31,9 @@ class Renewal:
     lifetime: Lifetime | None = None
     """None: the limits of the old one, counted anew."""
 
+    sequence_number: int = 0
+    """Outbound: the last number that its key has used before; none but for a key that is taken up again."""
+
     def successor(self, old: SecurityAssociation) -> SecurityAssociation:
         """Give the SA in the place of `old`: its ends, mode, reqid, selector, window and flags; its numbers
         begin anew.
@@ -57,5 +60,5 @@ class Renewal:
             integrity_key=self.integrity_key,
             icv_length=self.icv_length,
             lifetime=old.lifetime if self.lifetime is None else self.lifetime,
-            sequence_number=0,
+            sequence_number=self.sequence_number,
         ).checked()

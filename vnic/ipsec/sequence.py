@@ -13,6 +13,9 @@ _LOW_MASK = 0xFFFFFFFF
 WARNINGS = (75, 90)
 """Percent of the numbers of an SA at which it is told that they run low."""
 
+RESERVED_AT_ONCE = 1 << 20
+"""Numbers that are reserved ahead where they outlive the daemon; more are asked for when half are used."""
+
 MAX_SEQUENCE_NUMBER = 0xFFFFFFFF
 MAX_EXTENDED_SEQUENCE_NUMBER = 0xFFFFFFFFFFFFFFFF
 

@@ -29,6 +29,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from vnic.ipsec.counters import EngineEvent, EventKind
+from vnic.ipsec.sequence import RESERVED_AT_ONCE
 from vnic.transport.state import NO_STOP, SaState
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Lifetimes:
         self.next_time = inf
         self.ending: deque[tuple[SaState, str]] = deque()
         self.enforce_cipher_limits = False
+        self._wanting: dict[SaState, None] = {}
 
     @property
     def deadline(self) -> float:
@@ -133,6 +135,9 @@ class Lifetimes:
             sequence = state.sequence
             if sequence is not None and sequence.last + packets > sequence.limit:
                 return state
+            if sequence is not None and sequence.last + packets > state.reserved:
+                self.want_numbers(state)
+                return state
             beyond = self._beyond(state, packets, length)
             if beyond:
                 self._end(state, beyond)
@@ -177,9 +182,37 @@ class Lifetimes:
             if percent > state.percent:
                 state.percent = percent
                 self._tell(EventKind.SEQUENCE_LOW, state, f"{percent} %")
-            sequence.stop = min(sequence.last + packets + free, sequence.next_warning(packets))
+            sequence.stop = min(
+                sequence.last + packets + free,
+                sequence.next_warning(packets),
+                self._reserved(state, sequence.last + packets),
+            )
         else:
             state.stop = state.counters.packets + packets + free
+
+    # ------------------------------------------------------------------------------- reserved numbers
+
+    def want_numbers(self, state: SaState) -> None:
+        """Ask, once, that numbers be reserved for an outbound SA."""
+        if not state.withheld and state not in self._wanting:
+            self._wanting[state] = None
+            self._tell(EventKind.NUMBERS_WANTED, state, "")
+
+    def numbers_reserved(self, state: SaState) -> None:
+        """What an SA asked for it has, or will not get now; its next packet is looked at."""
+        self._wanting.pop(state, None)
+        if state.sequence is not None and not state.ended:
+            state.sequence.stop = 0
+
+    def _reserved(self, state: SaState, last: int) -> int:
+        """The last number before more have to be asked for, when `last` is used, or the last there is."""
+        half = state.reserved - RESERVED_AT_ONCE // 2
+        assert state.sequence is not None
+        if last < half:
+            return half
+        if state.reserved < state.sequence.limit:
+            self.want_numbers(state)
+        return state.reserved
 
     def _is_done(self, state: SaState, word: str, left: int) -> bool:
         """Whether nothing more is to be said of a limit of its cipher."""

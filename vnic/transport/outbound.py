@@ -348,6 +348,8 @@ class Outbound:
             return DropReason.OUT_NO_SA
         if any(state.sequence is not None and state.sequence.exhausted for state in there):
             return DropReason.OUT_SEQUENCE_EXHAUSTED
+        if not all(state.may_send for state in there):
+            return DropReason.OUT_NOT_RESERVED
         if self._sad.software is None and not self._nic_may(*_portions(policy, there)):
             return DropReason.OUT_NOT_OFFLOADED
         return None
@@ -728,6 +730,11 @@ class Outbound:
         joined: bool,
     ) -> None:
         """An SA may not be used for these packets: use another that fits, or end them."""
+        sequence = state.sequence
+        assert sequence is not None
+        if not state.ended and state.reserved < sequence.last + count <= sequence.limit:
+            self._drop_of(DropReason.OUT_NOT_RESERVED, state, buffer, header, flow, count, now)
+            return
         if not state.ended:
             self._exhausted(state, flow, flow_label(buffer.frame, header), count, now)
             return
@@ -737,8 +744,21 @@ class Outbound:
             # No loop: it is without the SA that has ended.
             self._protect(buffer, header, flow, verdict, now, ready, joined=joined)
             return
+        self._drop_of(DropReason.OUT_SA_EXPIRED, state, buffer, header, flow, count, now)
+
+    def _drop_of(
+        self,
+        reason: DropReason,
+        state: SaState,
+        buffer: NetBuffer,
+        header: IpHeader,
+        flow: FlowKey,
+        count: int,
+        now: float,
+    ) -> None:
+        """End packets that an SA may not be used for."""
         self._audit.drop(
-            DropReason.OUT_SA_EXPIRED,
+            reason,
             now,
             sa=state.sa.id,
             counters=state.counters,

@@ -69,6 +69,7 @@ class Sad(SaDoor):
         lifetimes: the limits of the SAs.
         generation: grows with every change, so that caches know they are stale.
         now: `now` of binary requests, seconds.
+        reserving: whether an outbound SA sends only with numbers that `reserve` has given it.
     """
 
     def __init__(self, nic: Miniport, software: Miniport | None = None, *, offloading: bool = True) -> None:
@@ -88,6 +89,7 @@ class Sad(SaDoor):
         self._configuration = nic.configuration_generation
         self.generation = 0
         self.now = 0.0
+        self.reserving = False
 
     @property
     def outbound_changes(self) -> Changes[tuple[int, bytes]]:
@@ -200,6 +202,46 @@ class Sad(SaDoor):
             state.sequence.last = number
         elif number != current:
             state.window = ReplayWindow(sa.replay_window, number)
+
+    def reserve(self, sa_id: SaId, after: int, last: int) -> None:
+        """Let an outbound SA use the numbers behind `after` up to `last`, and none it was given before.
+
+        Args:
+            after: not below the last number it has used; where it is what was reserved so far, its numbers
+                just go on.
+
+        Raises:
+            OidError: INVALID_PARAMETER: there is no such outbound SA.
+        """
+        state = self._state(sa_id)
+        sequence = state.sequence
+        if sequence is None:
+            raise _unknown(sa_id)
+        if after not in (sequence.last, state.reserved):
+            assert after > sequence.last
+            if state.handle and state.sa.esn:
+                self.nic.update_sa(
+                    UpdateSa(
+                        state.handle, operation_of(state.sa), state.sa.spi, after >> 32, after & 0xFFFFFFFF
+                    )
+                )
+            state.nic_mark = after
+            if self.software is not None:
+                self.software.rebase(state, after)
+            sequence.last = after
+        state.reserved = last
+        self.lifetimes.numbers_reserved(state)
+        self.generation += 1
+
+    def withhold(self, sa_id: SaId, *, for_good: bool) -> None:
+        """Give an outbound SA no numbers: now, or (`for_good`) ever, because those it used before were lost.
+
+        Raises:
+            OidError: INVALID_PARAMETER: there is none.
+        """
+        state = self._state(sa_id)
+        state.withheld = for_good
+        self.lifetimes.numbers_reserved(state)
 
     def delete(self, sa_id: SaId) -> SecurityAssociation:
         """Take an SA out and withdraw it from who holds it; a bundle partner stays, offloaded alone.
@@ -502,9 +544,8 @@ class Sad(SaDoor):
                 or (sa.selector is not None and sa.selector.match(flow) is not Match.YES)
             ):
                 continue
-            assert state.sequence is not None
             rank = (
-                not state.sequence.exhausted,
+                state.may_send,
                 partner_of is None or state.partner is partner_of,
                 sa.reqid == template.reqid,
             )
@@ -564,6 +605,8 @@ class Sad(SaDoor):
                 self.udp_addresses[sa.destination] += 1
         else:
             self._outbound.add(state)
+            if self.reserving:
+                self._hold_back(state)
         if state.handle:
             self._handles[state.handle] = state
         if state.refusal is not None:
@@ -571,6 +614,13 @@ class Sad(SaDoor):
         if sa.lifetime is not None:
             self.lifetimes.watch(state)
         self.generation += 1
+
+    def _hold_back(self, state: SaState) -> None:
+        """Let an outbound SA send nothing before numbers are reserved for it."""
+        assert state.sequence is not None
+        state.reserved = 0
+        state.sequence.stop = 0
+        self.lifetimes.want_numbers(state)
 
     def _take_over_handles(self, old: SaState, new: SaState) -> None:
         """Let the handles of an SA name the one in its place."""

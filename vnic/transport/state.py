@@ -47,6 +47,9 @@ class SaState:
         percent: how much of its numbers has been told to be used, or was before its time.
         cipher_limit: which limit of its cipher has been told: "", cipher-soft or cipher-hard.
         ended: the hard limit that it has reached, or "".
+        reserved: outbound: the last number that may be used until more are reserved where they outlive the
+            daemon; beyond all numbers when nobody keeps them.
+        withheld: outbound: it may not send, because the numbers it used before were lost.
         replaced: rekeying has put another in its place; it goes on to take what is under way.
         leaves: `now` at which it goes because it was replaced; infinite when nobody said.
         udp_esp: the subtype of UDP-ESP that it is offered to a NIC with; 0 without UDP encapsulation.
@@ -75,6 +78,7 @@ class SaState:
         "percent",
         "refusal",
         "replaced",
+        "reserved",
         "sa",
         "sequence",
         "software_handle",
@@ -84,6 +88,7 @@ class SaState:
         "udp_esp",
         "use_time",
         "window",
+        "withheld",
     )
 
     def __init__(self, sa: SecurityAssociation, now: float) -> None:
@@ -113,6 +118,8 @@ class SaState:
         self.deadline = inf
         self.expiring = False
         self.ended = ""
+        self.reserved = NO_STOP
+        self.withheld = False
         self.replaced = False
         self.leaves = inf
         self.udp_esp = 0
@@ -143,6 +150,12 @@ class SaState:
         self.stop = 0
         if self.sequence is not None:
             self.sequence.end()
+
+    @property
+    def may_send(self) -> bool:
+        """Whether an outbound SA has a number to give now."""
+        sequence = self.sequence
+        return sequence is not None and not sequence.exhausted and sequence.last < self.reserved
 
     @property
     def sequence_number(self) -> int:

@@ -16,6 +16,7 @@ from vnic.control.interface import Event
 from vnic.daemon.adapters import Adapters, Surroundings
 from vnic.daemon.cards import CardSettings
 from vnic.daemon.events import Events
+from vnic.daemon.numbers import Numbers
 from vnic.engine.contract import Engine, EngineEvent, Outcome
 from vnic.engine.reference import ReferenceEngine
 from vnic.errors import PortError
@@ -297,6 +298,7 @@ class World:
     engines: list[FakeEngine] = field(default_factory=list)
     now: float = 1000.0
     nbl_directory: str = "/nowhere"
+    numbers: Numbers | None = None
     adapters: Adapters = field(init=False)
 
     def __post_init__(self) -> None:
@@ -308,6 +310,7 @@ class World:
                 clock=lambda: self.now,
                 clock_ns=lambda: 1_700_000_000_000_000_000,
                 nbl_directory=self.nbl_directory,
+                numbers=self.numbers,
             )
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vnic.control.interface import Capabilities, V1Capabilities, fields_of
 from vnic.control.server import Limits
-from vnic.daemon.config import AdapterTable, CapabilitiesTable, Control, HostTable, V1Table, parse
+from vnic.daemon.config import AdapterTable, CapabilitiesTable, Control, HostTable, StateTable, V1Table, parse
 from vnic.daemon.events import QUEUE_LENGTH
 from vnic.ndis.keywords import HostSwitches
 from vnic.ports.offloads import OFFLOADS
@@ -19,7 +19,7 @@ def test_the_example_is_a_good_configuration() -> None:
 
 
 def test_every_key_is_described() -> None:
-    for table in (Control, HostTable, AdapterTable, CapabilitiesTable, V1Table):
+    for table in (Control, HostTable, StateTable, AdapterTable, CapabilitiesTable, V1Table):
         for key in table.__struct_fields__:
             assert re.search(rf"^\| .*`{key}`", TEXT, re.MULTILINE), key
 
@@ -28,6 +28,7 @@ def test_the_example_of_control_holds_the_defaults() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
     assert parse(example, "example").control == Control()
     assert parse(example, "example").host == HostSwitches()
+    assert parse(example, "example").state == StateTable()
 
 
 def test_the_tables_of_a_card_have_the_members_of_the_messages() -> None:
