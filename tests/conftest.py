@@ -8,9 +8,11 @@ ALLOWED_SKIPS, so that a test cannot vanish because a tool is missing.
 
 import functools
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+from tests import engines
 
 ALLOWED_SKIPS = ("kernel lacks ",)
 """How the reason of a skip begins that no installation could avoid."""
@@ -28,6 +30,28 @@ def missing_for_live() -> str | None:
     except OSError as error:
         return f"needs /dev/net/tun: {error.strerror}"
     return None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine",
+        choices=("reference", "native", "both"),
+        help="engine of the cards under test (default: both, if the native one is installed)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine_under_test" in metafunc.fixturenames:
+        chosen = engines.chosen(metafunc.config.getoption("--engine"))
+        metafunc.parametrize("engine_under_test", chosen, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def engine_under_test(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the engine that `engines.make_card` makes cards of."""
+    engines.use(request.param)
+    yield request.param
+    engines.use(engines.REFERENCE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 from nic_frames import AH_SHA256, CBC_SHA1, add_request, ethernet, ipv4, udp
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.contract import Offload
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.algorithms import ENCRYPTION_BY_NAME
@@ -19,6 +20,8 @@ from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
 from vnic.transport.requests import associations_of
 
+pytestmark = BOTH_ENGINES
+
 NEAR, FAR = ip_address("192.0.2.1").packed, ip_address("192.0.2.2").packed
 PAYLOAD = b"nothing of this leaves in clear"
 ANY = Prefix(bytes(4), 0)
@@ -26,7 +29,7 @@ ANY = Prefix(bytes(4), 0)
 
 def card(hardware: TaskOffload | None = None) -> ReferenceEngine:
     """A card that wants every packet in ESP."""
-    engine = ReferenceEngine(random.Random(1).randbytes, capabilities=hardware)
+    engine = make_card(random.Random(1).randbytes, capabilities=hardware)
     template = Template(IpsecProtocol.ESP, Mode.TRANSPORT)
     engine.add_policy(PolicyEntry(Direction.OUTBOUND, Selector(ANY, ANY), PolicyAction.PROTECT, (template,)))
     return engine

@@ -29,12 +29,15 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.association import SecurityAssociation
 from vnic.ipsec.policy import Template
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.checksum import ones_complement_sum, pseudo_header_sum
 from vnic.packet.vnet import GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VnetHeader
+
+pytestmark = BOTH_ENGINES
 
 V4 = ("10.1.0.1", "10.2.0.1")
 V6 = ("fd01::1", "fd02::1")
@@ -86,8 +89,8 @@ SHAPES: dict[str, Shape] = {
 def pair(shape: Shape, wire_mtu: int = MTU) -> Pair:
     version, templates, sas = shape
     cards = (
-        ReferenceEngine(random.Random(3).randbytes, wire_mtu),
-        ReferenceEngine(random.Random(4).randbytes, wire_mtu),
+        make_card(random.Random(3).randbytes, wire_mtu),
+        make_card(random.Random(4).randbytes, wire_mtu),
     )
     family = ANY if version == 4 else ANY6
     cards[0].add_policy(policy(OUT, family, *templates))
@@ -217,7 +220,7 @@ def test_fragments_for_nobody_here_and_with_software_off_end_as_before() -> None
     piece = IP(src=FAR, dst="192.0.2.77", proto=50, flags="MF") / DATA[:800]
     known = IP(src=FAR, dst=NEAR, proto=50, flags="MF") / DATA[:800]
     for software, packets in ((True, [piece]), (False, [piece, known])):
-        card = ReferenceEngine(random.Random(1).randbytes, software=software)
+        card = make_card(random.Random(1).randbytes, software=software)
         card.add_sa(association(IN, TUNNEL, FAR, NEAR), 0.0)
         for packet in packets:
             assert card.receive([NetBuffer(frame_of(packet))], 1.0).host == []

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from transport_lab import ANY, ESP, FAR, IN, NEAR, OUT, TUNNEL, association, policy, template
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.lifetime import Lifetime
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
+
+pytestmark = BOTH_ENGINES
 
 ETHERNET = bytes.fromhex("0200000000020200000000010800")
 SEGMENT = 1000
@@ -58,7 +61,7 @@ def large(count: int) -> tuple[NetBuffer, int]:
 def test_nothing_passes_a_hard_limit(
     life: Lifetime, far: Lifetime, steps: list[tuple[str, list[int]]]
 ) -> None:
-    left, right = ReferenceEngine(bytes), ReferenceEngine(bytes)
+    left, right = make_card(bytes), make_card(bytes)
     sa = association()
     now = 0.0
     for card, direction, one in ((left, OUT, life), (right, IN, far)):

@@ -32,6 +32,7 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.errors import OidError
 from vnic.ipsec.association import SecurityAssociation
@@ -41,6 +42,8 @@ from vnic.ndis.keywords import HostSwitches, IpsecKeyword, Keywords
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
 from vnic.packet.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
+
+pytestmark = BOTH_ENGINES
 
 MARK = b"CLEARTEXT-CLEARTEXT-CLEARTEXT-CLEARTEXT!"
 V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
@@ -251,9 +254,7 @@ def test_no_card_lets_out_clear_text_whatever_its_nic_lacks_and_whenever_it_is_s
     steps: list[Callable[[ReferenceEngine], object] | tuple[bytes, VnetHeader | None]],
 ) -> None:
     templates, sas = protection
-    card = ReferenceEngine(
-        random.Random(1).randbytes, capabilities=capabilities, software=software, host=host
-    )
+    card = make_card(random.Random(1).randbytes, capabilities=capabilities, software=software, host=host)
     for family in (ANY, ANY6):
         card.add_policy(policy(OUT, family, *templates))
     for sa in sas:

@@ -29,10 +29,13 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.headers import HeaderSettings
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
+
+pytestmark = BOTH_ENGINES
 
 PAD_TO = 600
 INNER = {
@@ -60,7 +63,7 @@ def pair(
     if ah:
         sas.append(association(OUT, TRANSPORT, *ends, protocol=AH, spi=0x2000))
         templates.append(template(AH, TRANSPORT))
-    cards = tuple(ReferenceEngine(random.Random(seed).randbytes, software=software) for seed in (3, 4))
+    cards = tuple(make_card(random.Random(seed).randbytes, software=software) for seed in (3, 4))
     everything = ANY if inner == 4 else ANY6
     cards[0].add_policy(policy(OUT, everything, *templates))
     cards[1].add_policy(policy(IN, everything, *templates))

@@ -28,10 +28,13 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.drops import DropReason
 from vnic.ndis.capabilities import OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
+
+pytestmark = BOTH_ENGINES
 
 WRAP = 1 << 32
 
@@ -63,7 +66,7 @@ def links(draw: st.DrawFn) -> tuple[ReferenceEngine, ReferenceEngine]:
         templates.append(template(AH, TRANSPORT))
         sas.append(association(OUT, TRANSPORT, near, far, protocol=AH, spi=0x2000, **members))
     left, right = (
-        ReferenceEngine(random.Random(seed).randbytes, capabilities=draw(st.sampled_from(CAPABILITIES)))
+        make_card(random.Random(seed).randbytes, capabilities=draw(st.sampled_from(CAPABILITIES)))
         for seed in (1, 2)
     )
     for family in (ANY, ANY6):

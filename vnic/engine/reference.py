@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import inf
+from typing import ClassVar
 
 from vnic.engine.card import NicCard
 from vnic.engine.contract import Added, Observer, Offload, Outcome, RandomSource, SaMtu, SaReport
@@ -19,6 +20,7 @@ from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.policy import Defaults, FlowKey, PolicyEntry, Selector
 from vnic.ipsec.renewal import Renewal
 from vnic.miniport.adapter import AdapterState, MiniportAdapter
+from vnic.miniport.ciphers import CounterIvs
 from vnic.miniport.counter_keys import CounterKeys
 from vnic.ndis.capabilities import OffloadCapabilities, TaskOffload
 from vnic.ndis.keywords import HostSwitches, Keywords
@@ -55,6 +57,11 @@ class ReferenceEngine(NicCard):
 
     name = "reference"
 
+    make_state: ClassVar[type[SaState]] = SaState
+    make_ivs: ClassVar[type[CounterIvs]] = CounterIvs
+    make_outbound: ClassVar[type[Outbound]] = Outbound
+    make_inbound: ClassVar[type[Inbound]] = Inbound
+
     def __init__(
         self,
         random_source: RandomSource,
@@ -67,7 +74,7 @@ class ReferenceEngine(NicCard):
         serial: int = 0,
     ) -> None:
         hardware = TaskOffload() if capabilities is None else capabilities
-        counter_keys = CounterKeys(random_source)
+        counter_keys = self._counter_keys = CounterKeys(random_source, self.make_ivs)
         self._host = host
         super().__init__(
             MiniportAdapter(
@@ -92,15 +99,15 @@ class ReferenceEngine(NicCard):
         self.receive_observer: Observer | None = None
         self._audit = Audit()
         self._spd = Spd()
-        self._sad = Sad(self._miniport, self._software, offloading=host.ipsec)
-        self._outbound = Outbound(
+        self._sad = Sad(self._miniport, self._software, offloading=host.ipsec, make_state=self.make_state)
+        self._outbound = self.make_outbound(
             self._spd,
             self._sad,
             self._audit,
             wire_mtu,
             first_identification=int.from_bytes(random_source(4), "big"),
         )
-        self._inbound = Inbound(self._spd, self._sad, self._audit, self._outbound)
+        self._inbound = self.make_inbound(self._spd, self._sad, self._audit, self._outbound)
         self._lifetimes = self._sad.lifetimes
 
     def _set_encapsulation(self) -> None:

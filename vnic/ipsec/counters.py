@@ -60,7 +60,7 @@ class EngineEvent:
     """Of the far end that moved, UDP."""
 
 
-_NO_DROPS: Mapping[DropReason, int] = MappingProxyType({})
+NO_DROPS: Mapping[DropReason, int] = MappingProxyType({})
 """Of every SA nothing of which was dropped."""
 
 
@@ -74,7 +74,7 @@ class SaCounters:
 
     packets: int = 0
     bytes: int = 0
-    drops: Mapping[DropReason, int] = field(default_factory=lambda: _NO_DROPS)
+    drops: Mapping[DropReason, int] = field(default_factory=lambda: NO_DROPS)
     """Replaced, never changed (`count_drop`): SAs without drops share one."""
 
     def count_drop(self, reason: DropReason, count: int) -> None:

@@ -26,7 +26,7 @@ from vnic.ndis.capabilities import OffloadCapabilities, OffloadCapabilitiesV1, T
 from vnic.ndis.configuration_structs import OffloadParameters
 from vnic.ndis.keywords import Keywords
 from vnic.ndis.netbuffer import NetBuffer, NetBufferList, OffloadHandle
-from vnic.ndis.oid import AddSa, DeleteSa, Miniport, SaDoor, UpdateSa
+from vnic.ndis.oid import AddSa, DeleteSa, Miniport, OidVersion, SaDoor, UpdateSa
 from vnic.ndis.oids import OidOperation, OidRequest
 from vnic.ndis.status import IndicationCode, NdisStatus, StatusIndication
 from vnic.ndis.v1_structs import AddUdpEspSa, DeleteUdpEspSa
@@ -121,6 +121,19 @@ class MiniportAdapter(Miniport):
     def receive_waits(self) -> bool:
         """Whether something is on that receive leaves alone until `set_encapsulation` (R47)."""
         return self.configuration.receiving != self.configuration.current
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether it looks for an SA among those that carry packets, to ask for its deletion (R135)."""
+        return self._receiver.wants_room
+
+    def may_miss_packets_of(self, handle: OffloadHandle) -> bool:
+        """Whether nothing about a bundle needs the NIC to see its packets: it came by V2 OIDs, without UDP
+        encapsulation, and nobody asks for its deletion (R135, R150, R183)."""
+        bundle = self._table.get(handle)
+        if bundle is None or bundle.oid_version is not OidVersion.V2 or bundle.udp_esp:
+            return False
+        return isinstance(bundle, OutboundBundle) or not (bundle.marked or bundle.sa_delete_req)
 
     @property
     def configuration_generation(self) -> int:

@@ -41,9 +41,15 @@ class CounterKeys:
 
     Args:
         random_source: unpredictable bytes, of which the first IV of a new key is made.
+        make_ivs: of what the IVs of a key are made.
+
+    Attributes:
+        generation: grows whenever the IVs of a key cease to be those that its SAs take from.
     """
 
-    def __init__(self, random_source: RandomSource) -> None:
+    def __init__(self, random_source: RandomSource, make_ivs: type[CounterIvs] = CounterIvs) -> None:
+        self._make_ivs = make_ivs
+        self.generation = 0
         self._pool = RandomPool(random_source)
         self._last_holder = 0
         self._live: dict[KeyDigest, CounterIvs] = {}
@@ -59,6 +65,10 @@ class CounterKeys:
         self._last_holder += 1
         return holder
 
+    def ivs_of(self, key: KeyMaterial) -> CounterIvs | None:
+        """The IVs that the outbound SAs with a key take from, or None while there is no such SA."""
+        return self._live.get(key_digest(key))
+
     def held(self, holder: Holder, digest: KeyDigest) -> bool:
         """Whether an outbound SA of this NIC has the key."""
         ivs = self._live.get(digest)
@@ -70,9 +80,9 @@ class CounterKeys:
         if ivs is None:
             position = self._stopped_at(digest)
             if position is None:
-                ivs = CounterIvs(self._pool.take(COUNTER_IV_LENGTH))
+                ivs = self._make_ivs(self._pool.take(COUNTER_IV_LENGTH))
             else:
-                ivs = CounterIvs.resumed(position)
+                ivs = self._make_ivs.resumed(position)
             self._live[digest] = ivs
         ivs.holders |= holder
         return ivs
@@ -84,6 +94,7 @@ class CounterKeys:
         if ivs.holders:
             return
         del self._live[digest]
+        self.generation += 1
         if not self._live:
             # An empty dictionary keeps the memory of the time when it was full, unless it is told.
             self._live.clear()

@@ -108,6 +108,11 @@ class Receiver:
         self._esp4 = self._table.esp if v2.plain(4) else {}
         self._esp6 = self._table.esp if v2.plain(6) else {}
 
+    @property
+    def wants_room(self) -> bool:
+        """Whether it looks for an SA to ask for."""
+        return self._on and self._requests.wanted()
+
     def receive(self, burst: list[NetBuffer]) -> None:
         """See `Miniport.receive`."""
         if not self._on:

@@ -240,6 +240,11 @@ class Encapsulation:
             if tunnel.esp is not None and tunnel.esp.peer is not None:
                 self._destination = tunnel.esp.peer[0]
 
+    @property
+    def tunnel_ends(self) -> tuple[bytes, bytes] | None:
+        """Source and destination of the outer header, or None without a tunnel."""
+        return None if self.tunnel is None else (self._source, self._destination)
+
     def states(self) -> list[SaState]:
         """Every SA a packet passes, innermost first."""
         states = self.transport.states() if self.transport is not None else []

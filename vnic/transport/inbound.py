@@ -101,7 +101,7 @@ _ECN_DECAPSULATED = (
 """RFC 6040 §4.2, figure 4."""
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """One layer that was taken off a packet."""
 
     state: SaState
@@ -138,7 +138,7 @@ class Inbound:
         self._spd = spd
         self._sad = sad
         self._audit = audit
-        self._flows: dict[tuple[FlowKey, tuple[_Layer, ...]], DropReason | None] = {}
+        self._flows: dict[tuple[FlowKey, tuple[Layer, ...]], DropReason | None] = {}
         self._firsts = FirstFragments()
         self._allowed: set[tuple[int, bytes, SaState]] = set()
         """Flows that may pass, as `_receive_plain` reads them: protocol, addresses and ports, SA."""
@@ -474,7 +474,7 @@ class Inbound:
         if info is not None and not info.verified and self._left_to_software(frame, header, info):
             info = None
         buffer.vnet = None
-        layers: list[_Layer] = []
+        layers: list[Layer] = []
         if info is not None:
             header, udp = self._take_off(frame, header, udp, info, layers, _held_by_nic, now)
             if asked:
@@ -528,7 +528,7 @@ class Inbound:
         header: IpHeader,
         udp: _Udp | None,
         info: ReceiveInfo,
-        layers: list[_Layer],
+        layers: list[Layer],
         held: Callable[[SaState], bool],
         now: float,
     ) -> tuple[IpHeader, _Udp | None]:
@@ -581,7 +581,7 @@ class Inbound:
                 trailer, tunnel = self._strip_esp(frame, header, state)
             else:
                 tunnel = self._strip_ah(frame, header, state)
-            layers.append(_Layer(state, tunnel))
+            layers.append(Layer(state, tunnel))
             inside = not tunnel
             header = parse_ip(frame, offset)
             if header.protocol == UDP and tunnel and self._sad.udp_ends:
@@ -777,7 +777,7 @@ class Inbound:
             frame[offset + 10 : offset + 12] = (0xFFFF - changed).to_bytes(2, "big")
 
     def _judge(
-        self, frame: bytearray, header: IpHeader, layers: tuple[_Layer, ...], now: float, *, helped: bool
+        self, frame: bytearray, header: IpHeader, layers: tuple[Layer, ...], now: float, *, helped: bool
     ) -> None:
         """Policy check of an opened packet against the SAs that protected it.
 
@@ -815,14 +815,14 @@ class Inbound:
             state.counters.bytes += length
 
     def _whole_flow(
-        self, frame: bytearray, header: IpHeader, flow: FlowKey, layers: tuple[_Layer, ...], now: float
+        self, frame: bytearray, header: IpHeader, flow: FlowKey, layers: tuple[Layer, ...], now: float
     ) -> FlowKey:
         """The flow of a packet; of a later fragment that of its first, which the same SAs protected."""
         if header.fragment and self._spd.defaults.fragments is FragmentRule.STATEFUL:
             return self._firsts.flow_of(frame, header, flow, now, layers)
         return flow
 
-    def _verdict(self, flow: FlowKey, layers: tuple[_Layer, ...]) -> DropReason | None:
+    def _verdict(self, flow: FlowKey, layers: tuple[Layer, ...]) -> DropReason | None:
         key = (flow, layers)
         try:
             return self._flows[key]
@@ -834,7 +834,7 @@ class Inbound:
         self._flows[key] = reason
         return reason
 
-    def _decide(self, flow: FlowKey, layers: tuple[_Layer, ...]) -> DropReason | None:
+    def _decide(self, flow: FlowKey, layers: tuple[Layer, ...]) -> DropReason | None:
         for layer in layers:
             selector = layer.state.sa.selector
             if selector is not None and selector.match(flow) is not Match.YES:
@@ -982,7 +982,7 @@ def _held_by_software(state: SaState) -> bool:
     return state.software_handle != 0
 
 
-def _satisfies(layers: tuple[_Layer, ...], policy: PolicyEntry) -> bool:
+def _satisfies(layers: tuple[Layer, ...], policy: PolicyEntry) -> bool:
     """Whether the SAs, outermost first, are those the templates, innermost first, ask for."""
     if len(layers) != len(policy.templates):
         return False

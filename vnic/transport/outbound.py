@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import zip_longest
+from math import inf
 
 from vnic.errors import OidError, PacketError
 from vnic.ipsec.association import Direction, IpsecProtocol, Mode
@@ -66,7 +67,7 @@ _MAX_FLOWS = 8192
 _Members = tuple[SaState | None, SaState | None]
 """The ESP and the AH SA of a portion; both None where there is none."""
 
-_Verdict = DropReason | Encapsulation | None
+Verdict = DropReason | Encapsulation | None
 """What to do with a flow: end it, protect it, or (None) let it pass."""
 
 
@@ -98,7 +99,7 @@ class Outbound:
         self._answer_limit = RateLimit()
         self._paths = PathMtus()
         self._keepalives = Keepalives()
-        self._flows: dict[FlowKey, _Verdict] = {}
+        self._flows: dict[FlowKey, Verdict] = {}
         self._firsts = FirstFragments()
         self.reassembly = Reassembly()
         self._rooms = Rooms(spd, sad)
@@ -134,9 +135,19 @@ class Outbound:
         """Largest IP packet that gets where this encapsulation sends, as far as is known."""
         if not self._paths.known:
             return self.wire_mtu
-        outermost = encapsulation.tunnel or encapsulation.transport
-        assert outermost is not None
-        return self._paths.smallest(outermost.states(), self.wire_mtu, now)
+        return self._paths.smallest(_outermost(encapsulation).states(), self.wire_mtu, now)
+
+    def path_of(self, encapsulation: Encapsulation, now: float) -> tuple[int, float]:
+        """Largest IP packet that gets where an encapsulation sends, as far as is known, and `now` until which
+        that holds if nothing is heard of the path."""
+        mtu = self._path_mtu(encapsulation, now)
+        until = [self._paths.known_until(state, now) for state in _outermost(encapsulation).states()]
+        return mtu, min((one for one in until if one > now), default=inf)
+
+    @property
+    def path_generation(self) -> int:
+        """Grows with everything that is heard of paths and believed."""
+        return self._paths.generation
 
     @property
     def deadline(self) -> float:
@@ -285,7 +296,7 @@ class Outbound:
         self._audit.card.tx_passed += 1
         ready.append(buffer)
 
-    def _verdict(self, flow: FlowKey) -> _Verdict:
+    def _verdict(self, flow: FlowKey) -> Verdict:
         try:
             return self._flows[flow]
         except KeyError:
@@ -308,7 +319,7 @@ class Outbound:
         self._flows.clear()
         self._twins.clear()
 
-    def _decide(self, flow: FlowKey) -> _Verdict:
+    def _decide(self, flow: FlowKey) -> Verdict:
         try:
             policy = self._spd.lookup(Direction.OUTBOUND, flow)
         except Unsure:
@@ -381,7 +392,7 @@ class Outbound:
                 esp = state
         return chosen, ends
 
-    def _encapsulation(self, policy: PolicyEntry, flow: FlowKey) -> _Verdict:
+    def _encapsulation(self, policy: PolicyEntry, flow: FlowKey) -> Verdict:
         """Find the SAs of a policy's templates, innermost first, and who seals for them."""
         chosen, ends = self._chosen(policy, flow)
         states = [state for state in chosen if state is not None]
@@ -445,7 +456,7 @@ class Outbound:
 
     def _in_software(
         self, portions: list[_Members], ends: tuple[bytes, bytes] | None, *, names_ports: bool
-    ) -> _Verdict:
+    ) -> Verdict:
         """The same packets, sealed by software IPsec."""
         if self._sad.software is None:
             return DropReason.OUT_NOT_OFFLOADED
@@ -472,7 +483,7 @@ class Outbound:
             return False
         return not (able.ipv4_options if header.version == 4 else able.ipv6_non_ipsec_extension_headers)
 
-    def _twin(self, encapsulation: Encapsulation) -> _Verdict:
+    def _twin(self, encapsulation: Encapsulation) -> Verdict:
         """The encapsulation of the same packets by software IPsec."""
         twin = self._twins.get(encapsulation)
         if twin is None:
@@ -682,9 +693,8 @@ class Outbound:
                 encapsulation.pad_to(path_mtu),
             )
             if oversize and framed.frame[header.offset] >> 4 == 4:
-                outermost = encapsulation.tunnel or encapsulation.transport
-                assert outermost is not None
-                allow_cutting(framed.frame, header.offset, outermost.last_number & 0xFFFF)
+                number = _outermost(encapsulation).last_number
+                allow_cutting(framed.frame, header.offset, number & 0xFFFF)
             ready.append(framed)
         if encapsulation.software:
             self._seal_in_software(encapsulation, ready, already, now)
@@ -845,6 +855,12 @@ def _complete_udp(frame: bytearray, offset: int) -> None:
     start = header.payload_offset
     value = udp_checksum(frame, header.source, header.destination, start, header.end)
     frame[start + 6 : start + 8] = value.to_bytes(2, "big")
+
+
+def _outermost(encapsulation: Encapsulation) -> Portion:
+    outermost = encapsulation.tunnel or encapsulation.transport
+    assert outermost is not None
+    return outermost
 
 
 def _names_ports(policy: PolicyEntry, portions: list[_Members]) -> bool:

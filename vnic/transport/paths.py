@@ -142,9 +142,11 @@ class PathMtus:
 
     Attributes:
         known: by path, the largest IP packet it takes, in bytes, and `now` at which that is forgotten.
+        generation: grows with everything that is believed.
     """
 
     def __init__(self) -> None:
+        self.generation = 0
         self.known: dict[_Path, tuple[int, float]] = {}
 
     def known_until(self, state: SaState, now: float) -> float:
@@ -187,6 +189,7 @@ class PathMtus:
         if len(self.known) >= _MAX_PATHS:
             del self.known[next(iter(self.known))]
         self.known[path] = (mtu, now + LIFETIME_S)
+        self.generation += 1
         return True
 
 

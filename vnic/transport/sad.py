@@ -21,7 +21,6 @@ from typing import TypeVar
 from vnic.errors import OidError, VnicError
 from vnic.ipsec.association import Direction, IpsecProtocol, SaId, SecurityAssociation
 from vnic.ipsec.policy import FlowKey, Match, Template
-from vnic.ipsec.replay import ReplayWindow
 from vnic.ipsec.udp_encapsulation import NAT_TRAVERSAL_PORT
 from vnic.ndis.netbuffer import OffloadHandle
 from vnic.ndis.oid import AddSa, DeleteSa, Miniport, SaDoor, UpdateSa
@@ -59,6 +58,7 @@ class Sad(SaDoor):
         nic: holds what it can.
         software: a NIC with every capability, for the rest; None: a refusal is a refusal.
         offloading: whether typed requests go to the NIC at all (R39).
+        make_state: of what the live state of an SA is made.
 
     Attributes:
         table: the SAs by (destination, protocol, spi), oldest first.
@@ -72,8 +72,16 @@ class Sad(SaDoor):
         reserving: whether an outbound SA sends only with numbers that `reserve` has given it.
     """
 
-    def __init__(self, nic: Miniport, software: Miniport | None = None, *, offloading: bool = True) -> None:
+    def __init__(
+        self,
+        nic: Miniport,
+        software: Miniport | None = None,
+        *,
+        offloading: bool = True,
+        make_state: type[SaState] = SaState,
+    ) -> None:
         self.nic = nic
+        self._make_state = make_state
         self.software = None if software is None else SoftwareIpsec(software, nic)
         self._offloading = offloading
         self._handles: dict[OffloadHandle, SaState | tuple[SaState, ...]] = {}
@@ -119,7 +127,7 @@ class Sad(SaDoor):
             raise _unknown(sa.id)
         if existing is None:
             self._check_room()
-            state = SaState(sa, now)
+            state = self._make_state(sa, now)
             self._offload(state)
             self._store(state)
             return state.handle
@@ -141,7 +149,7 @@ class Sad(SaDoor):
         partner = existing.partner
         held = existing.handle
         self._release(existing)
-        state = SaState(sa, now)
+        state = self._make_state(sa, now)
         try:
             self._offload(state)
         except VnicError:
@@ -196,12 +204,13 @@ class Sad(SaDoor):
             self.nic.update_sa(UpdateSa(state.handle, operation_of(sa), sa.spi, sequence_number_high_order))
         number = sequence_number_high_order << 32 | current & 0xFFFFFFFF
         state.nic_mark = number
+        self.generation += 1
         if self.software is not None:
             self.software.rebase(state, number)
         if state.sequence is not None:
             state.sequence.last = number
         elif number != current:
-            state.window = ReplayWindow(sa.replay_window, number)
+            state.window = state.make_window(sa.replay_window, number)
 
     def reserve(self, sa_id: SaId, after: int, last: int) -> None:
         """Let an outbound SA use the numbers behind `after` up to `last`, and none it was given before.
@@ -299,7 +308,7 @@ class Sad(SaDoor):
             if sa_id in table:
                 raise _exists(sa_id)
         handle = self.nic.add_sa(request)
-        states = tuple([SaState(sa, self.now) for sa in associations_of(request)])
+        states = tuple([self._make_state(sa, self.now) for sa in associations_of(request)])
         for state in states:
             state.handle = handle
             state.half_known = state.sa.esn and state.window is not None
@@ -649,6 +658,7 @@ class Sad(SaDoor):
             self._outbound.remove(state)
         if state.refusal is not None:
             self._refused.pop(state, None)
+        state.dispose()
         if not self.table:
             self._shrink()
         self.generation += 1

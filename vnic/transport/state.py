@@ -6,6 +6,7 @@ Law: data; who adds, offloads and withdraws SAs is `sad`, who uses them `outboun
 from __future__ import annotations
 
 from math import inf
+from typing import ClassVar
 
 from vnic.ipsec.association import Direction, Mode, SecurityAssociation
 from vnic.ipsec.counters import SaCounters
@@ -54,7 +55,13 @@ class SaState:
         leaves: `now` at which it goes because it was replaced; infinite when nobody said.
         udp_esp: the subtype of UDP-ESP that it is offered to a NIC with; 0 without UDP encapsulation.
         peer: address and UDP port where its far end is now, if it was followed there, else None.
+        make_sequence, make_window, make_counters: of what numbers, windows and counters are made; another
+            engine has its own, with the same members.
     """
+
+    make_sequence: ClassVar[type[OutboundSequence]] = OutboundSequence
+    make_window: ClassVar[type[ReplayWindow]] = ReplayWindow
+    make_counters: ClassVar[type[SaCounters]] = SaCounters
 
     __slots__ = (
         "add_time",
@@ -94,6 +101,7 @@ class SaState:
     def __init__(self, sa: SecurityAssociation, now: float) -> None:
         self.sa = sa
         self.iv_length = sa.iv_length
+        self.counters = self.make_counters()
         self.handle = NO_HANDLE
         self.past_handles: tuple[OffloadHandle, ...] = ()
         self.partner: SaState | None = None
@@ -105,10 +113,9 @@ class SaState:
         self.sequence: OutboundSequence | None = None
         self.window: ReplayWindow | None = None
         if sa.direction is Direction.OUTBOUND:
-            self.sequence = OutboundSequence(extended=sa.esn, last=sa.sequence_number)
+            self.sequence = self.make_sequence(extended=sa.esn, last=sa.sequence_number)
         else:
-            self.window = ReplayWindow(sa.replay_window, sa.sequence_number)
-        self.counters = SaCounters()
+            self.window = self.make_window(sa.replay_window, sa.sequence_number)
         self.add_time = now
         self.use_time = 0.0
         self.exhaustion_told = False
@@ -150,6 +157,9 @@ class SaState:
         self.stop = 0
         if self.sequence is not None:
             self.sequence.end()
+
+    def dispose(self) -> None:
+        """Give back what belongs to the SA alone: it has left the SAD."""
 
     @property
     def may_send(self) -> bool:

@@ -65,4 +65,6 @@ reasons! {
     Dummy = "dummy",
     /// Congestion marks change the packet inside.
     Congestion = "congestion",
+    /// One before it, of the same flow or SA, is left too.
+    Order = "order",
 }

@@ -59,6 +59,7 @@ pub(crate) struct Scratch {
     opens: Vec<EspOpen<'static>>,
     good: Vec<bool>,
     coalescer: Coalescer,
+    held: Vec<u64>,
 }
 
 /// An empty vector of other references with the memory of an old one.
@@ -162,8 +163,17 @@ impl Card {
         for packet in packets.iter_mut().filter(|packet| packet.good && packet.esp.is_some()) {
             packet.good = verdicts.next().copied().unwrap_or(false);
         }
+        scratch.held.clear();
         for packet in &packets {
-            match accept(packet, allowed, now, &mut output.plain) {
+            let outermost = packet.ah.map(|ah| ah.sa).or(packet.esp.map(|esp| esp.sa));
+            let held = outermost.is_some_and(|sa| scratch.held.contains(&sa.id));
+            let accepted = if held { Err(PuntReason::Order) } else { accept(packet, allowed, now, &mut output.plain) };
+            if let (Err(reason), Some(sa)) = (&accepted, outermost)
+                && overtaking_hurts(*reason, sa, input.frames.len())
+            {
+                scratch.held.push(sa.id);
+            }
+            match accepted {
                 Ok(accepted) => {
                     counts.received += 1;
                     scratch.coalescer.push(&output.plain, accepted, *joins);
@@ -176,6 +186,13 @@ impl Card {
         punts[first_punt..].sort_unstable_by_key(|punt| punt.index);
         counts.note(&punts[first_punt..]);
     }
+}
+
+/// Whether a packet that is left may be good, and its SA's window so small that packets behind it in the burst could
+/// make it too old.
+fn overtaking_hurts(reason: PuntReason, sa: &InboundSa, frames: usize) -> bool {
+    let bits = sa.window.bits();
+    !matches!(reason, PuntReason::Icv | PuntReason::Replay | PuntReason::Order) && bits != 0 && bits < 4 * frames as u64
 }
 
 /// Find the SAs of a frame and see whether they may take it.

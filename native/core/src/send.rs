@@ -8,6 +8,8 @@
 //! parse -> flow -> cut and frame all, numbers taken -> ESP of all -> AH of all -> UDP checksums -> count
 //! ```
 
+use std::net::IpAddr;
+
 use crate::association::{Encapsulation, FlowKey, OutboundSa, STALE};
 use crate::card::Card;
 use crate::checksum::{complement, sum};
@@ -35,6 +37,8 @@ pub(crate) struct Scratch {
     protections: Vec<Ah<'static>>,
     sums: Vec<Parts>,
     icvs: Vec<[u8; 16]>,
+    held: Vec<FlowKey>,
+    between: Vec<(IpAddr, IpAddr)>,
 }
 
 /// A frame of the host that was framed.
@@ -113,6 +117,10 @@ impl Card {
             used_up: false,
         };
         let mut last: Option<(FlowKey, Plan)> = None;
+        // Flows of which a packet is left, and addresses between which one is whose flow is not known. Packets behind
+        // would overtake it.
+        scratch.held.clear();
+        scratch.between.clear();
         for (index, frame) in (0..).zip(&input.frames) {
             let bytes = input.bytes_of(frame);
             let done = parse_frame(bytes).and_then(|packet| {
@@ -126,13 +134,24 @@ impl Card {
                     _ => Plan::of(flows.get(&key).ok_or(PuntReason::UnknownFlow)?)?,
                 };
                 last = Some((key, plan));
-                if now > plan.encapsulation.valid_until {
-                    return Err(PuntReason::Stale);
+                if scratch.held.contains(&key) || scratch.between.contains(&(key.source, key.destination)) {
+                    return Err(PuntReason::Order);
                 }
-                work.protect(index, bytes, &frame.vnet, &packet, plan)
+                let done = if now > plan.encapsulation.valid_until {
+                    Err(PuntReason::Stale)
+                } else {
+                    work.protect(index, bytes, &frame.vnet, &packet, plan)
+                };
+                if done.is_err() {
+                    scratch.held.push(key);
+                }
+                done
             });
             if let Err(reason) = done {
                 punts.push(Punt { index, reason });
+                if matches!(reason, PuntReason::Fragment | PuntReason::Options) {
+                    scratch.between.extend(addresses(bytes));
+                }
             }
         }
         if work.seal(manager, &mut scratch.icv_jobs, &mut scratch.icvs) {
@@ -161,6 +180,18 @@ impl Card {
         scratch.protections = recycle!(work.protections);
         work.sums.clear();
         scratch.sums = work.sums;
+    }
+}
+
+/// Source and destination of an untagged IP packet.
+fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let ip = frame.get(ETHERNET_LENGTH..)?;
+    if *ip.first()? >> 4 == 4 {
+        let (source, destination) = ip.get(12..20)?.split_first_chunk::<4>()?;
+        Some((IpAddr::from(*source), IpAddr::from(*destination.first_chunk::<4>()?)))
+    } else {
+        let (source, destination) = ip.get(8..40)?.split_first_chunk::<16>()?;
+        Some((IpAddr::from(*source), IpAddr::from(*destination.first_chunk::<16>()?)))
     }
 }
 

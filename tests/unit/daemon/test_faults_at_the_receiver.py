@@ -29,10 +29,13 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.daemon.icv import finder
 from vnic.engine.reference import ReferenceEngine
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ports.faults import Aimed, FaultLine, FaultSettings
+
+pytestmark = BOTH_ENGINES
 
 WINDOW = 64
 CHOSEN: dict[str, dict[str, Any]] = {
@@ -77,7 +80,7 @@ class Wire:
 
 def wire_of(suite: str = "esp-gcm", version: int = 4, mode: Any = TUNNEL, **settings: Any) -> Wire:
     near, far = (NEAR, FAR) if version == 4 else (NEAR6, FAR6)
-    left, right = (ReferenceEngine(random.Random(seed).randbytes) for seed in (1, 2))
+    left, right = (make_card(random.Random(seed).randbytes) for seed in (1, 2))
     sa = association(OUT, mode, near, far, replay_window=WINDOW, **CHOSEN[suite])
     made = template(sa.protocol, mode, *((near, far) if mode is TUNNEL else ()))
     for family in (ANY, ANY6):

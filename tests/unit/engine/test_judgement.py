@@ -26,12 +26,15 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.judgement import Judgement
 from vnic.ipsec.policy import Defaults, FlowKey, PolicyAction, PolicyEntry
 from vnic.ndis.capabilities import OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
+
+pytestmark = BOTH_ENGINES
 
 V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 FLOW = FlowKey(prefix("10.1.0.1").address, prefix("10.2.0.1").address, 17, 7, 8)
@@ -80,7 +83,7 @@ CASES = {
 
 
 def engine(**options: object) -> ReferenceEngine:
-    return ReferenceEngine(random.Random(0).randbytes, **options)  # type: ignore[arg-type]
+    return make_card(random.Random(0).randbytes, **options)  # type: ignore[arg-type]
 
 
 def card_for(policies: list[PolicyEntry], sas: list[object], **options: object) -> ReferenceEngine:

@@ -28,17 +28,20 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.association import IpsecProtocol
 from vnic.ipsec.policy import Defaults, PolicyAction
 from vnic.ndis.netbuffer import NetBuffer
+
+pytestmark = BOTH_ENGINES
 
 ROUTER, ROUTER6 = "198.51.100.1", "2001:db8:ffff::1"
 ENDS = {4: (NEAR, FAR), 6: (NEAR6, FAR6)}
 
 
 def card_of(version: int = 4, protocol: IpsecProtocol = ESP, **members: object) -> ReferenceEngine:
-    card = ReferenceEngine(random.Random(1).randbytes)
+    card = make_card(random.Random(1).randbytes)
     ends = ENDS[version]
     for family in (ANY, ANY6):
         card.add_policy(policy(OUT, family, template(protocol, TUNNEL, *ends)))
@@ -257,7 +260,7 @@ def test_path_stays_known_when_a_new_sa_takes_over() -> None:
 
 
 def test_transport_mode_learns_too() -> None:
-    card = ReferenceEngine(random.Random(1).randbytes)
+    card = make_card(random.Random(1).randbytes)
     card.add_policy(policy(OUT, ANY, template(ESP, TRANSPORT)))
     card.add_sa(association(OUT, TRANSPORT, "10.1.0.1", "10.2.0.1"), 0.0)
     (sealed,) = sent(card)

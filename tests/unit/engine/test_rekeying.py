@@ -26,6 +26,7 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.contract import Added, Offload
 from vnic.engine.reference import ReferenceEngine
 from vnic.errors import OidError, RequestError
@@ -39,6 +40,8 @@ from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
 from vnic.transport.requests import request_for
 from vnic.transport.state import SaState
+
+pytestmark = BOTH_ENGINES
 
 V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 UDP4 = IP(**V4) / UDP(sport=7, dport=8) / b"SECRETSECRETSECRET"
@@ -70,7 +73,7 @@ Pair = tuple[ReferenceEngine, ReferenceEngine]
 
 
 def engine(seed: int = 0, **options: object) -> ReferenceEngine:
-    return ReferenceEngine(random.Random(seed).randbytes, **options)  # type: ignore[arg-type]
+    return make_card(random.Random(seed).randbytes, **options)  # type: ignore[arg-type]
 
 
 def pair(templates: Sequence[Template], sas: Sequence[SecurityAssociation], **options: object) -> Pair:

@@ -27,6 +27,7 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.contract import Offload, SaReport
 from vnic.engine.reference import ReferenceEngine
 from vnic.errors import OidError
@@ -46,6 +47,8 @@ from vnic.ndis.structs import (
     pack_update_sa,
 )
 from vnic.ndis.v1_structs import pack_v1_add_sa
+
+pytestmark = BOTH_ENGINES
 
 V4 = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 UDP4 = IP(**V4) / UDP(sport=7, dport=8) / b"SECRETSECRETSECRET"
@@ -85,7 +88,7 @@ def request(
 
 
 def engine(seed: int = 0, **options: object) -> ReferenceEngine:
-    return ReferenceEngine(random.Random(seed).randbytes, **options)  # type: ignore[arg-type]
+    return make_card(random.Random(seed).randbytes, **options)  # type: ignore[arg-type]
 
 
 def ask(card: ReferenceEngine, oid: Oid, buffer: bytes | bytearray, now: float = 2.5) -> OidResult:

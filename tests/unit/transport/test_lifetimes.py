@@ -9,6 +9,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from transport_lab import AH, ANY, ESP, FAR, IN, NEAR, OUT, TRANSPORT, TUNNEL, association, policy, template
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.contract import SaReport
 from vnic.engine.external import ExternalEngine
 from vnic.engine.reference import ReferenceEngine
@@ -19,6 +20,8 @@ from vnic.ipsec.lifetime import Lifetime
 from vnic.ndis.capabilities import OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
+
+pytestmark = BOTH_ENGINES
 
 LENGTH = 128
 PACKET = bytes.fromhex("0200000000020200000000010800") + bytes(
@@ -40,7 +43,7 @@ class Cards:
     ) -> None:
         self.sa = association(**members)  # type: ignore[arg-type]
         capabilities = OffloadCapabilities(sa_offload_capacity=0) if software else None
-        self.left, self.right = (ReferenceEngine(bytes, capabilities=capabilities) for _ in range(2))
+        self.left, self.right = (make_card(bytes, capabilities=capabilities) for _ in range(2))
         for card, direction, lifetime in ((self.left, OUT, life), (self.right, IN, far)):
             card.add_policy(policy(direction, ANY, template(ESP, TUNNEL, NEAR, FAR)))
             card.add_sa(replace(self.sa, direction=direction, lifetime=lifetime), added)
@@ -239,7 +242,7 @@ def test_sa_deleted_in_time_is_not_told_of() -> None:
 
 
 def test_one_layer_that_ends_takes_no_numbers_of_the_other() -> None:
-    card = ReferenceEngine(bytes)
+    card = make_card(bytes)
     card.add_policy(policy(OUT, ANY, template(ESP, TRANSPORT), template(AH, TRANSPORT)))
     esp = association(mode=TRANSPORT, source="10.1.0.1", destination="10.2.0.1")
     ah = association(mode=TRANSPORT, source="10.1.0.1", destination="10.2.0.1", protocol=AH, spi=0x2000)
@@ -253,7 +256,7 @@ def test_one_layer_that_ends_takes_no_numbers_of_the_other() -> None:
 
 
 def test_many_ends_at_once_are_done_in_turns_and_all_told() -> None:
-    card = ReferenceEngine(bytes)
+    card = make_card(bytes)
     card.add_policy(policy(OUT, ANY, template(ESP, TUNNEL, NEAR, FAR)))
     many = 1000
     for number in range(many):
@@ -274,7 +277,7 @@ def test_many_ends_at_once_are_done_in_turns_and_all_told() -> None:
 
 
 def test_deadlines_of_deleted_sas_are_forgotten() -> None:
-    card = ReferenceEngine(bytes)
+    card = make_card(bytes)
     for _ in range(2000):
         card.add_sa(association(lifetime=Lifetime(time_hard=1000)), 0.0)
         card.delete_sa(association().id)
@@ -305,7 +308,7 @@ def test_nic_that_was_removed_has_no_deadline() -> None:
 def test_limit_that_has_not_64_bits_is_refused(member: str, number: int) -> None:
     sa: SecurityAssociation = association(lifetime=Lifetime(**{member: number}))
     with pytest.raises(RequestError) as caught:
-        ReferenceEngine(bytes).add_sa(sa, 0.0)
+        make_card(bytes).add_sa(sa, 0.0)
     assert caught.value.field == f"limit {member.replace('_', '-')}"
     assert caught.value.allowed
 
