@@ -55,6 +55,9 @@ type Flow<'a> = (&'a [u8], &'a [u8], i32, i32, i32);
 /// Source, destination, leave ECN out, never set DF.
 type Ends<'a> = (&'a [u8], &'a [u8], bool, bool);
 
+/// What is left to Python: places in the burst, and reasons.
+type Left = Vec<(u32, &'static str)>;
+
 /// Key bytes of the caller, wiped behind their use.
 struct Key(Vec<u8>);
 
@@ -100,8 +103,7 @@ fn encapsulation((source_port, destination_port, checksum): (u16, u16, bool)) ->
     UdpEncapsulation { source_port, destination_port, checksum }
 }
 
-/// Frames of a burst as `[(reason, index), …]` of what is left to Python.
-fn left(punts: &[Punt]) -> Vec<(u32, &'static str)> {
+fn left(punts: &[Punt]) -> Left {
     punts.iter().map(|punt| (punt.index, punt.reason.name())).collect()
 }
 
@@ -354,7 +356,7 @@ impl Card {
         py: Python<'py>,
         burst: &Bound<'py, PyList>,
         now: f64,
-    ) -> PyResult<(Bound<'py, PyList>, Vec<(u32, &'static str)>)> {
+    ) -> PyResult<(Bound<'py, PyList>, Left)> {
         let mut inner = self.inner();
         inner.load(burst)?;
         let Inner { card, input, wire, punts, .. } = &mut *inner;
@@ -377,7 +379,7 @@ impl Card {
         py: Python<'py>,
         burst: &Bound<'py, PyList>,
         now: f64,
-    ) -> PyResult<(Bound<'py, PyList>, Vec<(u32, &'static str)>)> {
+    ) -> PyResult<(Bound<'py, PyList>, Left)> {
         let mut inner = self.inner();
         inner.load(burst)?;
         let Inner { card, input, host, punts, .. } = &mut *inner;
