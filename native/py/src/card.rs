@@ -351,12 +351,7 @@ impl Card {
     /// Seal a burst of the host: `[(frame, virtio-net header or None), …]`.
     ///
     /// Gives `[(frame, index of the frame it came of), …]` and `[(index, reason), …]` of what is left to Python.
-    fn send<'py>(
-        &self,
-        py: Python<'py>,
-        burst: &Bound<'py, PyList>,
-        now: f64,
-    ) -> PyResult<(Bound<'py, PyList>, Left)> {
+    fn send<'py>(&self, py: Python<'py>, burst: &Bound<'py, PyList>, now: f64) -> PyResult<(Bound<'py, PyList>, Left)> {
         let mut inner = self.inner();
         inner.load(burst)?;
         let Inner { card, input, wire, punts, .. } = &mut *inner;
