@@ -103,6 +103,8 @@ def _settings(sa: Sa) -> str:
         words.append(f"flow-label {sa.flow_label:#x}")
     if sa.tfc_padding:
         words.append(f"tfcpad {sa.tfc_padding}")
+    if sa.dummy_interval:
+        words.append(f"dummy {sa.dummy_interval}")
     return " ".join(words)
 
 

@@ -51,6 +51,7 @@ from vnic.ipsec.headers import (
     COPY_HOP_LIMIT,
     DEFAULT_HOP_LIMIT,
     MAX_DSCP,
+    MAX_DUMMY_INTERVAL_MS,
     MAX_FLOW_LABEL,
     MAX_HOP_LIMIT,
     MAX_TFC_PADDING,
@@ -191,6 +192,11 @@ TFCPAD = Word(
     "pad packets inside an ESP tunnel to so many bytes, as far as the path takes them (outbound)",
 )
 OUTER_HEADER = (
+    Word(
+        "dummy",
+        Value("MILLISECONDS", values.integer(0, MAX_DUMMY_INTERVAL_MS)),
+        "send a dummy packet when an ESP tunnel has sent nothing for so long (outbound); 0 is never",
+    ),
     Word("df", Choice(("copy", "set", "clear")), "DF of the outer IPv4 header; copy when it is not said"),
     Word(
         "ttl",
@@ -447,6 +453,7 @@ def sa_of(found: Found, session: Session) -> Sa:
         dscp=_number(found, "dscp"),
         flow_label=_number(found, "flow-label"),
         tfc_padding=found.get("tfcpad", int),
+        dummy_interval=found.get("dummy", int),
         lifetime=lifetime_of(found),
         encap=encapsulation_of(found),
         fresh="fresh" in found or None,

@@ -66,6 +66,7 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
             ["passed", card.tx_passed, card.rx_passed],
             ["fragmented", card.tx_fragmented, card.rx_reassembled],
             ["fragments", card.tx_fragments, card.rx_fragments],
+            ["dummies", card.tx_dummies, "-"],
             ["joined for transport", card.tx_reassembled, "-"],
             ["prohibited, answered", card.tx_prohibited_answered, card.rx_prohibited_answered],
             ["prohibited, unanswered", card.tx_prohibited_unanswered, card.rx_prohibited_unanswered],

@@ -321,6 +321,8 @@ class Sa:
     """Of outer headers; null copies."""
     flow_label: int | None = None
     """Of outer IPv6 headers; null copies."""
+    dummy_interval: int | None = None
+    """Out: milliseconds without a packet after which an ESP tunnel sends a dummy; null or 0 is never."""
     tfc_padding: int | None = None
     """Out: bytes to which packets inside an ESP tunnel are padded, as far as the path takes them; null or 0:
     they are not."""
@@ -483,6 +485,8 @@ class CardStatistics:
     """The packets they made; software IPsec opens them (R17)."""
     rx_path_mtu: int
     """ICMP messages that told the path MTU of an SA and were believed."""
+    tx_dummies: int
+    """Dummy packets that were sent."""
     tx_reassembled: int
     """Packets of the host that were put together from fragments before transport mode protected them."""
     tx_prohibited_answered: int

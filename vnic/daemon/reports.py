@@ -313,6 +313,7 @@ def _card_statistics(counters: CardCounters) -> CardStatistics:
         rx_fragments=counters.rx_fragments,
         rx_reassembled=counters.rx_reassembled,
         rx_path_mtu=counters.rx_path_mtu,
+        tx_dummies=counters.tx_dummies,
         tx_reassembled=counters.tx_reassembled,
         tx_prohibited_answered=counters.tx_prohibited_answered,
         tx_prohibited_unanswered=counters.tx_prohibited_unanswered,

@@ -148,6 +148,7 @@ def _header_settings(message: Sa) -> HeaderSettings:
         dscp=message.dscp,
         flow_label=message.flow_label,
         tfc_padding=message.tfc_padding or 0,
+        dummy_interval_ms=message.dummy_interval or 0,
     )
 
 
@@ -239,6 +240,7 @@ def sa_message(sa: SecurityAssociation, sequence_number: int, *, reveal_keys: bo
         dscp=headers.dscp,
         flow_label=headers.flow_label,
         tfc_padding=headers.tfc_padding,
+        dummy_interval=headers.dummy_interval_ms,
         lifetime=None if sa.lifetime is None else _lifetime_message(sa.lifetime),
         encap=None if sa.udp is None else _udp_message(sa.udp),
     )

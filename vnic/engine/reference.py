@@ -289,6 +289,10 @@ class ReferenceEngine(NicCard):
         wire: list[NetBuffer] = []
         if now >= self._outbound.deadline:
             wire = self._outbound.keep_alive(now)
+            if not self._stopped:
+                wire += self._seal(self._outbound.make_dummies(now), now)
+                if self._lifetimes.ending:
+                    self._lifetimes.flush()
         return Outcome(wire=[] if self._stopped else wire)
 
     def take_events(self) -> list[EngineEvent]:

@@ -134,7 +134,7 @@ class SecurityAssociation:
     no_ecn: bool = False
     """Leave the ECN field out of tunnel handling (`flag noecn`)."""
     header_settings: HeaderSettings = DEFAULT_HEADERS
-    """Outer headers and padding of an outbound SA; of a bundle those of the ESP SA hold."""
+    """Outer headers, padding and dummies of an outbound SA; of a bundle those of the ESP SA hold."""
     lifetime: Lifetime | None = None
     """When it should be replaced and when it ends; None: never."""
     udp: UdpEncapsulation | None = None

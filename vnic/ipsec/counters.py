@@ -108,6 +108,8 @@ class CardCounters:
     """Packets cut into fragments, before or after they were protected, because they did not fit."""
     tx_fragments: int = 0
     """The fragments they were cut into."""
+    tx_dummies: int = 0
+    """Dummy packets that SAs sent because they had nothing else to send."""
     tx_reassembled: int = 0
     """Packets that the host sent in fragments and that were put together because policy wants them whole, in
     transport mode."""

@@ -1,4 +1,4 @@
-"""HeaderSettings: what an outbound SA puts into outer headers, and how it hides the sizes of packets.
+"""HeaderSettings: what an outbound SA puts into outer headers, and how it hides sizes and pauses.
 
 Law: frozen values with the defaults of RFC 4301; an SA whose settings equal `HeaderSettings()` frames as if
 there were none.
@@ -9,7 +9,8 @@ there were none.
     df              DF                        -                         copied; an IPv6 packet has it
     flow_label      -                         flow label                copied; 0 for an IPv4 packet
 
-Source: RFC 4301 §5.1.2.1, §5.1.2.2, §8.1; RFC 4303 §2.7 (TFC padding); RFC 6040 has ECN.
+Source: RFC 4301 §5.1.2.1, §5.1.2.2, §8.1; RFC 4303 §2.6 (dummy packets), §2.7 (TFC
+padding); RFC 6040 has ECN.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MAX_DSCP = 63
 MAX_HOP_LIMIT = 255
 MAX_FLOW_LABEL = 0xFFFFF
 MAX_TFC_PADDING = 65_535
+MIN_DUMMY_INTERVAL_MS = 10
+MAX_DUMMY_INTERVAL_MS = 86_400_000
 
 
 class DfRule(Enum):
@@ -52,6 +55,9 @@ class HeaderSettings:
     tfc_padding: int = 0
     """Packets are padded inside ESP to so many bytes, as far as the path takes them (`tfcpad`); 0 is not."""
 
+    dummy_interval_ms: int = 0
+    """A dummy packet is sent when the SA has sent nothing for so long; 0 is never."""
+
     def check(self, *, tunnel: bool, esp: bool) -> None:
         """Refuse what is out of range or has no meaning.
 
@@ -66,10 +72,19 @@ class HeaderSettings:
         _check_range("ttl", self.hop_limit, COPY_HOP_LIMIT, MAX_HOP_LIMIT, "copy, or 1 to 255")
         _check_range("flow-label", self.flow_label or 0, 0, MAX_FLOW_LABEL, "copy, clear or 0 to 0xfffff")
         _check_range("tfcpad", self.tfc_padding, 0, MAX_TFC_PADDING, f"0 (none) to {MAX_TFC_PADDING} bytes")
-        if self.tfc_padding and not esp:
-            raise RequestError(
-                "AH hides no sizes", field="tfcpad", value=str(self.tfc_padding), allowed="proto esp"
+        if self.dummy_interval_ms:
+            _check_range(
+                "dummy",
+                self.dummy_interval_ms,
+                MIN_DUMMY_INTERVAL_MS,
+                MAX_DUMMY_INTERVAL_MS,
+                f"0 (never), or {MIN_DUMMY_INTERVAL_MS} to {MAX_DUMMY_INTERVAL_MS} milliseconds",
             )
+        for word, used in (("tfcpad", self.tfc_padding), ("dummy", self.dummy_interval_ms)):
+            if used and not esp:
+                raise RequestError(
+                    "AH hides neither sizes nor pauses", field=word, value=str(used), allowed="proto esp"
+                )
         if not tunnel:
             self._check_transport()
 
@@ -83,6 +98,7 @@ class HeaderSettings:
             ("dscp", str(self.dscp), self.dscp is None),
             ("flow-label", str(self.flow_label), self.flow_label is None),
             ("tfcpad", str(self.tfc_padding), not self.tfc_padding),
+            ("dummy", str(self.dummy_interval_ms), not self.dummy_interval_ms),
         ):
             if not untouched:
                 raise RequestError(

@@ -22,7 +22,7 @@ from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, TransmitInfo
 from vnic.packet.ah import AH_FIXED_LENGTH
 from vnic.packet.checksum import ones_complement_sum
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
-from vnic.packet.ip import IPV4_IN_IP, IPV4_LENGTH, IPV6_IN_IP, IPV6_LENGTH, UDP
+from vnic.packet.ip import IPV4_IN_IP, IPV4_LENGTH, IPV6_IN_IP, IPV6_LENGTH, NO_NEXT_HEADER, UDP
 from vnic.packet.udp import UDP_HEADER, UDP_LENGTH
 from vnic.transport.sizes import ah_sizes, esp_sizes
 from vnic.transport.state import NO_HANDLE, SaState
@@ -30,6 +30,9 @@ from vnic.transport.state import NO_HANDLE, SaState
 _ECN_MASK = 0x03
 _DONT_FRAGMENT = 0x4000
 _MAX_CACHED_HEADERS = 512
+_NOTHING = (b"\x45\x00\x00\x00\x00\x00\x40\x00\x40", b"\x60\x00\x00\x00\x00\x00\x00\x40")
+"""The beginning of the header of nothing inside a dummy, IPv4 and IPv6, for what the outer header copies: no
+DSCP, no ECN, DF, hop limit 64."""
 
 _IPV4 = struct.Struct(">BBHHHBBH4s4s")
 _IPV6 = struct.Struct(">IHBB16s16s")
@@ -197,6 +200,7 @@ class Encapsulation:
         transport, tunnel: the portions; at least one is there.
         software: whether software IPsec seals the frames, and not the NIC.
         ends, names_ports: as given.
+        dummy_interval_ms: after how long a pause the tunnel's ESP SA sends a dummy; 0 is never.
     """
 
     __slots__ = (
@@ -207,6 +211,7 @@ class Encapsulation:
         "_settings",
         "_several",
         "_source",
+        "dummy_interval_ms",
         "ends",
         "names_ports",
         "software",
@@ -233,9 +238,11 @@ class Encapsulation:
         self._several = states if len(states) > 1 else []
         self._outer: SecurityAssociation | None = None
         self._settings = DEFAULT_HEADERS
+        self.dummy_interval_ms = 0
         if tunnel is not None:
             self._outer = tunnel.states()[0].sa
             self._settings = self._outer.header_settings
+            self.dummy_interval_ms = self._settings.dummy_interval_ms
             self._source, self._destination = ends or (self._outer.source, self._outer.destination)
             if tunnel.esp is not None and tunnel.esp.peer is not None:
                 self._destination = tunnel.esp.peer[0]
@@ -377,10 +384,31 @@ class Encapsulation:
         without padding."""
         if not self._settings.tfc_padding:
             return 0
+        return min(self._settings.tfc_padding, self.tunnel_room(path_mtu))
+
+    def tunnel_room(self, path_mtu: int) -> int:
+        """Bytes that fit into the tunnel, whatever they are."""
         assert self._outer is not None
         assert self.tunnel is not None
-        room = self.tunnel.room(path_mtu - (IPV6_LENGTH if self._outer.ipv6 else IPV4_LENGTH))
-        return max(0, min(self._settings.tfc_padding, room))
+        return max(0, self.tunnel.room(path_mtu - (IPV6_LENGTH if self._outer.ipv6 else IPV4_LENGTH)))
+
+    def dummy(self, ethernet: bytes, length: int) -> NetBuffer:
+        """Frame a dummy packet of the tunnel's SAs (RFC 4303 §2.6); the numbers must have been taken, and
+        there must be no transport portion.
+
+        Args:
+            ethernet: everything before the IP header, of any packet.
+            length: bytes of nothing that it carries.
+        """
+        assert self._outer is not None
+        assert self.tunnel is not None
+        parts: list[bytes | bytearray] = [bytes(length)]
+        length, pad = self.tunnel.wrap(parts, length, NO_NEXT_HEADER)
+        ipv6 = self._outer.ipv6
+        ethernet = ethernet[:-2] + (b"\x86\xdd" if ipv6 else b"\x08\x00")
+        ethernet, outer = self._outer_header(ethernet, _NOTHING[ipv6], ipv6, length)
+        parts[:0] = (ethernet, outer)
+        return NetBuffer(bytearray().join(parts), None, self._transmit_info(NO_NEXT_HEADER, pad, 0))
 
     def _transmit_info(self, next_header: int, pad: int, ip_header_length: int) -> TransmitInfo:
         info = self._infos.get((next_header, pad, ip_header_length))

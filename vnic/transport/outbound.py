@@ -40,6 +40,7 @@ from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, flow_label, 
 from vnic.packet.udp import udp_checksum
 from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
+from vnic.transport.dummies import Course, Dummies
 from vnic.transport.encapsulation import Encapsulation, Portion
 from vnic.transport.flow import FirstFragments, flow_key
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
@@ -99,6 +100,7 @@ class Outbound:
         self._answer_limit = RateLimit()
         self._paths = PathMtus()
         self._keepalives = Keepalives()
+        self._dummies = Dummies()
         self._flows: dict[FlowKey, Verdict] = {}
         self._firsts = FirstFragments()
         self.reassembly = Reassembly()
@@ -152,7 +154,7 @@ class Outbound:
     @property
     def deadline(self) -> float:
         """`now` at which `keep_alive` may have something to send; infinity is never."""
-        return self._keepalives.deadline
+        return min(self._keepalives.deadline, self._dummies.deadline)
 
     def keep_alive(self, now: float) -> list[NetBuffer]:
         """Give the NAT keepalives that are due, for the wire."""
@@ -241,6 +243,43 @@ class Outbound:
         """Give up fragments of the host whose time is over."""
         self.reassembly.expire(now)
         self._count_fragments(now)
+
+    def make_dummies(self, now: float) -> list[NetBuffer]:
+        """Frame the dummies that are due; gives what goes to the NIC and the wire."""
+        self._forget_stale_verdicts()
+        ready: list[NetBuffer] = []
+        for course in self._dummies.take(now):
+            verdict = self._verdict(course.flow)
+            if isinstance(verdict, Encapsulation) and verdict.dummy_interval_ms:
+                self._make_dummy(course, verdict, now, ready)
+        return ready
+
+    def _make_dummy(
+        self, course: Course, encapsulation: Encapsulation, now: float, ready: list[NetBuffer]
+    ) -> None:
+        """Frame a dummy of the SAs that would protect the next packet of a flow."""
+        tunnel = encapsulation.tunnel
+        assert tunnel is not None
+        assert tunnel.esp is not None
+        able = self._sad.nic.capabilities.encapsulation & ENCAPSULATION_IEEE_802_3_P_AND_Q
+        ends = encapsulation.ends
+        made: Verdict = Encapsulation(None, tunnel, ends)
+        if not encapsulation.software and len(course.ethernet) != ETHERNET_LENGTH and not able:
+            made = self._in_software([(None, None), (tunnel.esp, tunnel.ah)], ends, names_ports=False)
+        if not isinstance(made, Encapsulation):
+            return
+        if made.take_numbers(1) is not None:
+            if self._sad.lifetimes.admit(made.states(), 1, 0, now) is not None:
+                return
+            made.take_numbers(1)
+        already = len(ready)
+        path_mtu = self._path_mtu(made, now)
+        length = max(min(course.length, made.tunnel_room(path_mtu)), made.pad_to(path_mtu))
+        ready.append(made.dummy(course.ethernet, length))
+        if made.software:
+            self._seal_in_software(made, ready, already, now)
+        self._audit.card.tx_dummies += 1
+        self._dummies.note(tunnel.esp, course, now)
 
     def _send_tagged(self, buffer: NetBuffer, offset: int, now: float, ready: list[NetBuffer]) -> None:
         """Pass or end a frame with a VLAN tag, as the adapter is set; policy has no part in it."""
@@ -708,6 +747,10 @@ class Outbound:
             self._keepalives.note(outer.esp, last, header.offset, outer.udp_ports, now)
         if oversize:
             self._replace_by_fragments(ready, already, header.offset, now, path_mtu)
+        if encapsulation.dummy_interval_ms:
+            assert encapsulation.tunnel is not None
+            assert encapsulation.tunnel.esp is not None
+            self._dummies.note(encapsulation.tunnel.esp, Course(flow, ethernet, length // count), now)
         for state in encapsulation.states():
             state.use_time = now
             state.counters.packets += count

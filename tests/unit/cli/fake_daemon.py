@@ -113,6 +113,7 @@ CARD = api.CardStatistics(
     rx_fragments=16,
     rx_reassembled=8,
     rx_path_mtu=13,
+    tx_dummies=25,
     tx_reassembled=24,
     tx_prohibited_answered=20,
     tx_prohibited_unanswered=21,

@@ -625,6 +625,7 @@ def sas(draw: st.DrawFn) -> api.Sa:
         dscp=draw(st.sampled_from([0, 46, None])),
         flow_label=draw(st.sampled_from([0, 0xFFFFF, None])),
         tfc_padding=draw(st.sampled_from([1, 65535, None])),
+        dummy_interval=draw(st.sampled_from([10, 86_400_000, None])),
         encap=encap if proto == "esp" and draw(st.booleans()) else None,
     )
 

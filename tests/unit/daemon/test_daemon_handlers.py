@@ -263,6 +263,7 @@ def test_sa_is_shown_as_it_is_and_its_keys_only_on_request() -> None:
                 dscp=46,
                 flow_label=0xABCDE,
                 tfc_padding=1400,
+                dummy_interval=500,
             )
             reply = await desk.call(api.AddSa(sa=asked, adapter="left"))
             (state,) = (await desk.call(api.ListSas())).sas

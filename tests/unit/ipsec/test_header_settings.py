@@ -26,6 +26,8 @@ AH_SA = association(protocol=AH)
         (HeaderSettings(flow_label=0x100000), "flow-label"),
         (HeaderSettings(tfc_padding=-1), "tfcpad"),
         (HeaderSettings(tfc_padding=65_536), "tfcpad"),
+        (HeaderSettings(dummy_interval_ms=9), "dummy"),
+        (HeaderSettings(dummy_interval_ms=86_400_001), "dummy"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings: HeaderSettings, field: str) -> None:
@@ -43,6 +45,7 @@ def test_settings_out_of_range_are_refused_by_name(settings: HeaderSettings, fie
         (HeaderSettings(dscp=0), "dscp"),
         (HeaderSettings(flow_label=0), "flow-label"),
         (HeaderSettings(tfc_padding=100), "tfcpad"),
+        (HeaderSettings(dummy_interval_ms=100), "dummy"),
     ],
 )
 def test_transport_mode_has_no_outer_header_to_set_and_cannot_pad_as_in_the_kernel(
@@ -59,10 +62,11 @@ def test_flag_nopmtudisc_is_taken_in_either_mode_as_in_the_kernel() -> None:
     replace(TRANSPORT_SA, header_settings=HeaderSettings(df=DfRule.CLEAR)).checked()
 
 
-def test_ah_cannot_pad() -> None:
+@pytest.mark.parametrize(("member", "field"), [("tfc_padding", "tfcpad"), ("dummy_interval_ms", "dummy")])
+def test_ah_hides_nothing(member: str, field: str) -> None:
     with pytest.raises(RequestError) as refused:
-        replace(AH_SA, header_settings=HeaderSettings(tfc_padding=100)).checked()
-    assert (refused.value.field, refused.value.allowed) == ("tfcpad", "proto esp")
+        replace(AH_SA, header_settings=HeaderSettings(**{member: 100})).checked()
+    assert (refused.value.field, refused.value.allowed) == (field, "proto esp")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,7 @@ def test_ah_cannot_pad() -> None:
         {"header_settings": HeaderSettings(dscp=0)},
         {"header_settings": HeaderSettings(flow_label=0)},
         {"header_settings": HeaderSettings(tfc_padding=1)},
+        {"header_settings": HeaderSettings(dummy_interval_ms=10)},
     ],
 )
 def test_one_question_tells_whether_anything_was_set(change: dict[str, object]) -> None:
