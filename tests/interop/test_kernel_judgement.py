@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import pytest
 from card import AH, CBC, GCM, SUITES, Association, Layer, Suite
-from kernel_peer import NEAR_WRAP, WRAP, Case, Flow, KernelPeer, kernel_peer, missing
+from kernel_peer import CARD, NEAR_WRAP, WRAP, Case, Flow, KernelPeer, kernel_peer, missing, state_line
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
-from traffic import Seen, Sniffer, is_sealed, outer, spi_of
+from traffic import Seen, Sniffer, is_sealed, outer, spi_of, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.interop]
 
@@ -52,9 +52,11 @@ CHANGED = trials("changed", (GCM, GMAC, CBC, NULL, AH), MODES)
 REPLAYED = trials("replayed", (GCM, CBC, AH), ("tunnel",), window=64)
 REPLAYED_ESN = trials("replayed-esn", (GCM, CBC, AH), ("tunnel",), window=64, esn=True)
 WRAPPED = trials("wrapped", (GCM, CBC, AH), MODES, esn=True, last_number=7 * WRAP + NEAR_WRAP)
+LOST = trials("lost", (GCM, AH), ("tunnel",), window=64, esn=True)
+REBASED = trials("rebased", (GCM, CBC, AH), ("tunnel",), esn=True, last_number=7 * WRAP + 10)
 EXHAUSTED = trials("exhausted", (GCM, AH), ("tunnel",), last_number=NEAR_WRAP)
 CLEAR = trials("clear", (NULL,), MODES)
-ALL = (*CHANGED, *REPLAYED, *REPLAYED_ESN, *WRAPPED, *EXHAUSTED, *CLEAR)
+ALL = (*CHANGED, *REPLAYED, *REPLAYED_ESN, *WRAPPED, *LOST, *REBASED, *EXHAUSTED, *CLEAR)
 
 NAMES = {
     # The kernel's name and the card's.
@@ -194,6 +196,34 @@ def test_numbers_around_the_wrap_are_taken_in_any_order_and_once(bench: Bench) -
     bench.judge(*reversed(frames), *frames, last)
     assert bench.hear(9) == [*reversed(sent), b"last"]
     assert bench.drops() - before == {bench.named("duplicate"): len(frames)}
+
+
+@trial(LOST)
+def test_loss_of_a_whole_window_around_the_wrap_is_got_over(bench: Bench) -> None:
+    sent = [payload(number) for number in range(66)]
+    frames = bench.sealed(*sent)
+    before = bench.drops()
+    # The first is before the wrap; the next to arrive is 64 numbers on, then the oldest that may still come.
+    bench.judge(frames[0], frames[64], frames[1], frames[65])
+    assert bench.hear(4) == [sent[0], sent[64], sent[1], sent[65]]
+    assert bench.drops() == before
+
+
+@trial(REBASED)
+def test_rebased_upper_half_holds_when_both_sides_have_it_and_at_no_other_time(bench: Bench) -> None:
+    bench.speak(payload(0))
+    assert bench.hear(1) == [payload(0)]
+    before = bench.drops()
+    daemon, guest, sa = bench.peer.daemon, bench.peer.guest, bench.sa
+    daemon.batch(f"sa rebase dev {CARD} dst {sa.destination} {sa.suite.protocol} spi {sa.spi:#x} seq-hi 9")
+    bench.speak(payload(1))
+    assert wait_until(lambda: bench.drops() - before == {bench.named("icv"): 1})
+    # `ip` has no word for it: the kernel gets the SA anew, behind the number that is the next.
+    number = 9 * WRAP + 12
+    guest.ip(f"xfrm state delete {sa.identity}", state_line(replace(sa, last_number=number)))
+    bench.speak(payload(2), payload(3))
+    assert bench.hear(2) == [payload(2), payload(3)]
+    assert bench.drops() - before == {bench.named("icv"): 1}
 
 
 @trial(EXHAUSTED)
