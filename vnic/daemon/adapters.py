@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 from vnic.control.interface import AddAdapter, Capture, EventWord, SetAdapter, Wire
 from vnic.daemon.adapter import Adapter, Surroundings, default_action
@@ -27,6 +28,7 @@ from vnic.daemon.settings import (
 from vnic.daemon.values import hardware_of, keywords_of
 from vnic.engine.contract import Defaults
 from vnic.errors import RequestError, VnicError
+from vnic.ipsec.association import SecurityAssociation
 from vnic.ipsec.policy import FragmentRule, VlanRule
 from vnic.netlink.links import Link, check_address, check_mac
 from vnic.ports.base import Port
@@ -293,6 +295,12 @@ class Adapters:
         self._tell("adapter_deleted", f"adapter {name} deleted", adapter)
         if peer is not None:
             self._tell("adapter_changed", f"adapter {peer.name} lost its link", peer)
+
+    def inbound_numbers(self) -> Iterator[tuple[SecurityAssociation, int]]:
+        """Inbound SAs to which something has come since the last call, with the highest number of each."""
+        for adapter in self.all():
+            if adapter.inline is not None and not adapter.failure:
+                yield from adapter.inline.inbound_numbers()
 
     async def close(self) -> None:
         """Take all adapters away, without waiting for changes under way."""

@@ -807,8 +807,10 @@ async def _reserve(adapter: Adapter, sa: SecurityAssociation, *, fresh: bool) ->
     Raises:
         StateError: the disk refused.
     """
-    if adapter.numbers is None or sa.direction is Direction.INBOUND:
+    if adapter.numbers is None:
         return _Reserved(sa)
+    if sa.direction is Direction.INBOUND:
+        return _Reserved(replace(sa, sequence_number=max(sa.sequence_number, adapter.numbers.top(sa))))
     lease = await adapter.numbers.lease(sa, sa.sequence_number, fresh=fresh)
     adapter.require_running()
     return _Reserved(sa if lease is None else replace(sa, sequence_number=lease.after), True, lease)

@@ -40,6 +40,9 @@ from vnic.errors import ConfigError, ControlError
 log = logging.getLogger("vnicd")
 
 _PR_SET_DUMPABLE = 4
+_NOTE_INTERVAL_S = 1.0
+"""Between two notes of the numbers that have come: what came in it could pass twice after a crash."""
+
 _DIRECTORY_MODE = 0o755
 
 
@@ -105,6 +108,7 @@ class Daemon:
             readers=_group(config.control.reader_group, "reader_group"),
         )
         to_journal = systemd.logs_to_journal(os.environ, sys.stderr.fileno())
+        self._numbers = numbers
         self._journal = Journal(time.monotonic) if to_journal else None
         self._adapters = Adapters(
             Surroundings(
@@ -148,9 +152,12 @@ class Daemon:
             if self._journal is not None:
                 ending.callback(self._journal.close)
             ending.push_async_callback(self._adapters.close)
+            tasks = [loop.create_task(self._work())]
+            if self._numbers is not None:
+                ending.callback(self._note_last_numbers, self._numbers)
+                tasks.append(loop.create_task(self._note_numbers(self._numbers)))
             ending.push_async_callback(server.close)
             ending.callback(self._announce_end)
-            tasks = [loop.create_task(self._work())]
             interval_s = systemd.watchdog_interval_s(os.environ, os.getpid())
             if interval_s is not None:
                 tasks.append(loop.create_task(self._give_signs_of_life(interval_s)))
@@ -210,6 +217,22 @@ class Daemon:
     def _status(self, problems: list[str]) -> str:
         text = f"STATUS={len(self._adapters)} adapters"
         return f"{text}, {len(problems)} could not be set up: {problems[0]}" if problems else text
+
+    async def _note_numbers(self, numbers: Numbers) -> None:
+        """Note, now and then, which numbers have come."""
+        while True:
+            await asyncio.sleep(_NOTE_INTERVAL_S)
+            try:
+                await numbers.note_tops(self._adapters.inbound_numbers())
+            except StateError as error:
+                log.error("%s", error)
+
+    def _note_last_numbers(self, numbers: Numbers) -> None:
+        try:
+            numbers.note_last_tops(self._adapters.inbound_numbers())
+        except StateError as error:
+            log.error("%s", error)
+        numbers.close()
 
     async def _give_signs_of_life(self, interval_s: float) -> None:
         while True:

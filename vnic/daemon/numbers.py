@@ -6,11 +6,15 @@ file does not say for certain what was used, an SA sends nothing unless its key 
 
     number ── SA asks when half are used ── lease: table ── file: written, synced, renamed ── SA may use them
 
+Of inbound SAs the highest number that came is noted, every second and at the end: a window that begins there
+lets nothing of before pass. What came since the last note before a crash could pass once more.
+
 The file names an SA by a keyed hash of name, algorithms and keys, under a secret of its own; it holds no key.
 
-    magic 16 | flags 1 | secret 32 | count 8 | count x (name 16, last reserved 8) | hash of all before 32
+    magic 16 | flags 1 | secret 32 | counts 8, 8 | records: name 16, number 8 | hash of all before 32
 
-Numbers are big-endian. A file that is not whole to the byte is damaged, and says nothing.
+First come the records of outbound SAs, with the last number reserved, then those of inbound ones. Numbers are
+big-endian. A file that is not whole to the byte is damaged, and says nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import hmac
 import logging
 import os
 import struct
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -36,7 +42,7 @@ FILE = "sequence-numbers"
 DAMAGED = "sequence-numbers.damaged"
 
 _MAGIC = b"vnic numbers 1\n\0"
-_HEAD = struct.Struct(">16sB32sQ")
+_HEAD = struct.Struct(">16sB32sQQ")
 _RECORD = struct.Struct(">16sQ")
 _HASH_LENGTH = 32
 _COMPLETE = 1
@@ -73,8 +79,10 @@ class Numbers:
         """
         self._directory = directory
         self._table: dict[bytes, int] = {}
+        self._tops: dict[bytes, int] = {}
         self._secret = os.urandom(32)
-        self._version = self._written = 0
+        self._version = self._written = self._on_file = 0
+        self._writing = threading.Lock()
         self._writer: asyncio.Task[None] | None = None
         self._lock = _locked(directory)
         self.complete, self.loss = False, ""
@@ -90,7 +98,7 @@ class Numbers:
     def _take(self, data: bytes) -> None:
         """Read a file; what is not whole says nothing and is put aside."""
         try:
-            self._secret, self.complete, self._table = _parse(data)
+            self._secret, self.complete, self._table, self._tops = _parse(data)
         except ValueError as error:
             self.loss = f"it is damaged: {error}"
             with contextlib.suppress(OSError):
@@ -107,7 +115,8 @@ class Numbers:
             StateError: it cannot be written.
         """
         self.complete, self.loss = True, ""
-        self._write(self._bytes())
+        self._version += 1
+        self._write(self._bytes(), self._version)
 
     def close(self) -> None:
         """Give the directory back. Idempotent."""
@@ -144,6 +153,41 @@ class Numbers:
         await self._on_disk(self._version)
         return Lease(after, last)
 
+    def top(self, sa: SecurityAssociation) -> int:
+        """The highest number noted of an inbound SA with this name and these keys, or 0."""
+        return self._tops.get(self._name(sa), 0)
+
+    async def note_tops(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> None:
+        """Note the highest numbers that have come; they are on the disk when this returns.
+
+        Raises:
+            StateError: the disk refused; the next note holds them too.
+        """
+        if self._note(tops):
+            await self._on_disk(self._version)
+
+    def note_last_tops(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> None:
+        """The same at the end, at once.
+
+        Raises:
+            StateError: the disk refused.
+        """
+        if self._note(tops):
+            self._write(self._bytes(), self._version)
+
+    def _note(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> bool:
+        changed = False
+        for sa, top in tops:
+            name = self._name(sa)
+            if top > self._tops.get(name, 0):
+                self._tops.pop(name, None)
+                self._tops[name] = top
+                changed = True
+        while len(self._tops) > _MOST_RECORDS:
+            del self._tops[next(iter(self._tops))]
+        self._version += changed
+        return changed
+
     async def _on_disk(self, version: int) -> None:
         while self._written < version:
             if self._writer is None or self._writer.done():
@@ -153,34 +197,30 @@ class Numbers:
 
     async def _save(self) -> None:
         version, data = self._version, self._bytes()
-        await asyncio.to_thread(self._write, data)
+        await asyncio.to_thread(self._write, data, version)
         self._written = version
 
     def _bytes(self) -> bytes:
         flags = _COMPLETE if self.complete else 0
-        parts = [_HEAD.pack(_MAGIC, flags, self._secret, len(self._table))]
-        parts += [_RECORD.pack(*record) for record in self._table.items()]
+        parts = [_HEAD.pack(_MAGIC, flags, self._secret, len(self._table), len(self._tops))]
+        parts += [_RECORD.pack(*record) for table in (self._table, self._tops) for record in table.items()]
         data = b"".join(parts)
         return data + blake2b(data, digest_size=_HASH_LENGTH).digest()
 
-    def _write(self, data: bytes) -> None:
-        """Put a file in the place of the old one, so that after a crash one of the two is there, whole."""
-        path = self._directory / FILE
-        new = path.with_suffix(".new")
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, path)
-            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+    def _write(self, data: bytes, version: int) -> None:
+        """Put a file in the place of the old one, so that after a crash one of the two is there, whole; never
+        an older version in the place of a newer."""
+        with self._writing:
+            if version <= self._on_file:
+                return
+            path = self._directory / FILE
             try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise StateError(f"sequence numbers cannot be reserved in {path}: {error.strerror}") from error
+                _replace(path, data)
+            except OSError as error:
+                raise StateError(
+                    f"sequence numbers cannot be reserved in {path}: {error.strerror}"
+                ) from error
+            self._on_file = version
 
     def _name(self, sa: SecurityAssociation) -> bytes:
         """Name an SA with its keys, so that nobody without the secret can tell a key by it."""
@@ -212,8 +252,24 @@ def _locked(directory: Path) -> int:
     return descriptor
 
 
-def _parse(data: bytes) -> tuple[bytes, bool, dict[bytes, int]]:
-    """Read a file: secret, completeness and table.
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file beside another, and put it in its place when it is on the disk."""
+    new = path.with_suffix(".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _parse(data: bytes) -> tuple[bytes, bool, dict[bytes, int], dict[bytes, int]]:
+    """Read a file: secret, completeness and the two tables.
 
     Raises:
         ValueError: it is not whole.
@@ -223,7 +279,8 @@ def _parse(data: bytes) -> tuple[bytes, bool, dict[bytes, int]]:
         blake2b(body, digest_size=_HASH_LENGTH).digest(), said
     ):
         raise ValueError("its hash is wrong")
-    magic, flags, secret, count = _HEAD.unpack_from(body)
-    if magic != _MAGIC or flags > _COMPLETE or len(body) != _HEAD.size + count * _RECORD.size:
+    magic, flags, secret, outbound, inbound = _HEAD.unpack_from(body)
+    if magic != _MAGIC or flags > _COMPLETE or len(body) != _HEAD.size + (outbound + inbound) * _RECORD.size:
         raise ValueError("it is of another version")
-    return secret, bool(flags & _COMPLETE), dict(_RECORD.iter_unpack(body[_HEAD.size :]))
+    records = list(_RECORD.iter_unpack(body[_HEAD.size :]))
+    return secret, bool(flags & _COMPLETE), dict(records[:outbound]), dict(records[outbound:])

@@ -371,6 +371,10 @@ class Engine(Card, Protocol):
         """
         ...
 
+    def inbound_numbers(self) -> Iterator[tuple[SecurityAssociation, int]]:
+        """Inbound SAs to which something has come since the last call, with the highest number of each."""
+        ...
+
     def withhold(self, sa: SaId, *, for_good: bool) -> None:
         """Give an outbound SA no numbers now; `for_good`: it shall send nothing any more.
 

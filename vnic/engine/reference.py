@@ -322,6 +322,13 @@ class ReferenceEngine(NicCard):
     def reserve(self, sa: SaId, after: int, last: int) -> None:
         self._sad.reserve(sa, after, last)
 
+    def inbound_numbers(self) -> Iterator[tuple[SecurityAssociation, int]]:
+        for state in list(self._sad.inbound.values()):
+            top = state.sequence_number
+            if top != state.noted:
+                state.noted = top
+                yield state.sa, top
+
     def withhold(self, sa: SaId, *, for_good: bool) -> None:
         self._sad.withhold(sa, for_good=for_good)
 

@@ -51,6 +51,7 @@ class SaState:
         reserved: outbound: the last number that may be used until more are reserved where they outlive the
             daemon; beyond all numbers when nobody keeps them.
         withheld: outbound: it may not send, because the numbers it used before were lost.
+        noted: inbound: the highest number when somebody noted it last.
         replaced: rekeying has put another in its place; it goes on to take what is under way.
         leaves: `now` at which it goes because it was replaced; infinite when nobody said.
         udp_esp: the subtype of UDP-ESP that it is offered to a NIC with; 0 without UDP encapsulation.
@@ -78,6 +79,7 @@ class SaState:
         "iv_length",
         "leaves",
         "nic_mark",
+        "noted",
         "packets_before",
         "partner",
         "past_handles",
@@ -127,6 +129,7 @@ class SaState:
         self.ended = ""
         self.reserved = NO_STOP
         self.withheld = False
+        self.noted = sa.sequence_number
         self.replaced = False
         self.leaves = inf
         self.udp_esp = 0

@@ -15,6 +15,7 @@ from scapy.layers.inet import IP, UDP
 from transport_lab import (
     ESP,
     FAR,
+    IN,
     NEAR,
     OUT,
     TUNNEL,
@@ -27,9 +28,10 @@ from transport_lab import (
 )
 
 from vnic.control import interface as api
-from vnic.daemon import main
+from vnic.daemon import main, values
 from vnic.daemon.handlers import About, Handlers
 from vnic.daemon.numbers import DAMAGED, FILE, Lease, Numbers, StateError
+from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.sequence import MAX_SEQUENCE_NUMBER, RESERVED_AT_ONCE
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.oids import Oid, OidRequest, RequestType
@@ -142,6 +144,16 @@ def test_nothing_is_given_that_the_disk_did_not_take(tmp_path: Path, monkeypatch
             with pytest.raises(StateError, match="No space left"):
                 lease(numbers)
         assert lease(numbers) == Lease(2 * BLOCK, 3 * BLOCK)
+
+
+def test_highest_numbers_that_came_are_noted_and_never_go_back(tmp_path: Path) -> None:
+    with life(tmp_path, begin=True) as numbers:
+        run(numbers.note_tops([(SA, 5), (OTHER, 7)]))
+        numbers.note_last_tops([(SA, 9), (OTHER, 6)])
+        assert lease(numbers) == Lease(0, BLOCK)
+    with life(tmp_path) as numbers:
+        assert (numbers.top(SA), numbers.top(OTHER), numbers.top(association(spi=0x3000))) == (9, 7, 0)
+        assert lease(numbers) == Lease(BLOCK, 2 * BLOCK)
 
 
 # -------------------------------------------------------------------------------------------- the loss
@@ -374,6 +386,32 @@ def test_rekeying_and_replacing_lose_no_packet_to_the_disk(tmp_path: Path) -> No
 
     with life(tmp_path, begin=True) as numbers:
         run(work(numbers))
+
+
+def test_window_of_an_inbound_sa_begins_where_that_of_its_last_life_ended(tmp_path: Path) -> None:
+    inbound = replace(MESSAGE, src=FAR, dst=NEAR, direction="in")
+
+    async def work(numbers: Numbers, frames: list[bytearray]) -> int:
+        async with Desk(numbers) as desk:
+            desk.engine.add_policy(policy(IN, selector("10.0.0.0/8"), template(ESP, TUNNEL, FAR, NEAR)))
+            await desk.handlers.answer(api.AddSa(sa=inbound))
+            burst = [NetBuffer(bytearray(frame)) for frame in frames]
+            host = desk.engine.receive(burst, desk.world.now).host
+            numbers.note_last_tops(desk.world.adapters.inbound_numbers())
+            assert list(desk.world.adapters.inbound_numbers()) == []
+            return len(host)
+
+    peer = ReferenceEngine(os.urandom)
+    peer.add_policy(policy(OUT, selector("10.0.0.0/8"), template(ESP, TUNNEL, FAR, NEAR)))
+    peer.add_sa(values.sa_of(replace(inbound, direction="out"), OUT), 0.0)
+    sealed = peer.send([NetBuffer(frame_of(PACKET)) for _ in range(6)], 1.0).wire
+    frames = [bytearray(one.frame) for one in sealed]
+    with life(tmp_path, begin=True) as numbers:
+        assert run(work(numbers, frames[:4])) == 4
+    with life(tmp_path) as numbers:
+        assert run(work(numbers, frames)) == 2
+    with life(tmp_path) as numbers:
+        assert run(work(numbers, frames)) == 0
 
 
 def test_without_a_directory_nothing_is_kept_and_nothing_waits() -> None:
