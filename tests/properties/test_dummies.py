@@ -31,11 +31,14 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.headers import HeaderSettings
 from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3, OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ip import parse_ip
+
+pytestmark = BOTH_ENGINES
 
 ENDS = {4: (NEAR, FAR), 6: (NEAR6, FAR6)}
 INNER = {
@@ -62,9 +65,7 @@ def pair(
     if ah:
         sas.append(association(OUT, TRANSPORT, *ENDS[outer], protocol=AH, spi=0x2000))
         templates.append(template(AH, TRANSPORT))
-    cards = tuple(
-        ReferenceEngine(random.Random(seed).randbytes, capabilities=capabilities) for seed in (3, 4)
-    )
+    cards = tuple(make_card(random.Random(seed).randbytes, capabilities=capabilities) for seed in (3, 4))
     everything = ANY if inner == 4 else ANY6
     for card, direction in zip(cards, (OUT, IN), strict=True):
         card.add_policy(policy(direction, everything, *templates))

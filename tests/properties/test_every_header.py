@@ -49,6 +49,7 @@ from transport_lab import (
 )
 from transport_lab import ESP as ESP_PROTOCOL
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.association import Mode
 from vnic.ndis.capabilities import OffloadCapabilities
@@ -61,6 +62,8 @@ with warnings.catch_warnings():
 
 V4, V6 = {"src": "10.1.0.1", "dst": "10.2.0.1"}, {"src": "fd01::1", "dst": "fd02::1"}
 DATA = UDP(sport=7, dport=8) / b"VERY SECRET PAYLOAD"
+
+pytestmark = BOTH_ENGINES
 
 RECORD = IPOption_RR(length=7, routers=["0.0.0.0"])
 
@@ -102,9 +105,7 @@ def associations(way: str, mode: Mode, version: int, outer: int) -> list[object]
 def cards_for(
     way: str, mode: Mode, version: int, outer: int, capabilities: OffloadCapabilities | None = None
 ) -> tuple[ReferenceEngine, ReferenceEngine]:
-    cards = tuple(
-        ReferenceEngine(random.Random(seed).randbytes, capabilities=capabilities) for seed in (3, 4)
-    )
+    cards = tuple(make_card(random.Random(seed).randbytes, capabilities=capabilities) for seed in (3, 4))
     ends = (NEAR, FAR) if outer == 4 else (NEAR6, FAR6)
     templates = [
         template(

@@ -27,6 +27,7 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.policy import FragmentRule, PolicyAction
 from vnic.ndis.netbuffer import NetBuffer
@@ -34,6 +35,9 @@ from vnic.ndis.netbuffer import NetBuffer
 V4, V6 = ("10.1.0.1", "10.2.0.1"), ("fd01::1", "fd02::1")
 DATA = random.Random(2).randbytes(66_000)
 T_ESP, T_AH = template(ESP, TRANSPORT), template(AH, TRANSPORT)
+
+
+pytestmark = BOTH_ENGINES
 
 
 def pair(version: int, ways: str, *, software: bool = True) -> tuple[ReferenceEngine, ReferenceEngine]:
@@ -48,7 +52,7 @@ def pair(version: int, ways: str, *, software: bool = True) -> tuple[ReferenceEn
     if "tunnel" in ways:
         templates.append(template(ESP, TUNNEL, NEAR, FAR))
         sas.append(association(OUT, TUNNEL, NEAR, FAR, spi=0x3000))
-    cards = tuple(ReferenceEngine(random.Random(seed).randbytes, software=software) for seed in (3, 4))
+    cards = tuple(make_card(random.Random(seed).randbytes, software=software) for seed in (3, 4))
     cards[0].add_policy(policy(OUT, everything, *templates, priority=1))
     cards[1].add_policy(policy(IN, everything, *templates))
     for sa in sas:

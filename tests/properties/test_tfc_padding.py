@@ -37,6 +37,8 @@ from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
 
 pytestmark = BOTH_ENGINES
 
+pytestmark = BOTH_ENGINES
+
 PAD_TO = 600
 INNER = {
     4: IP(src="10.1.0.1", dst="10.2.0.1") / UDP(sport=7, dport=8),

@@ -242,9 +242,11 @@ class NativeEngine(ReferenceEngine):
         if self.receive_observer is not None or not self.ready(now):
             return super().receive(burst, now)
         host: list[NetBuffer] = []
+        wire: list[NetBuffer] = []
         if burst and self.wants_room:
             # One frame of a burst is enough for the NIC to find an SA by that it asks for.
-            host = self._receive_for_nic(burst[:1], now)
+            outcome = self._receive_for_nic(burst[:1], now)
+            host, wire = outcome.host, outcome.wire
             burst = burst[1:]
         made, punts = self.card.receive([(buffer.frame, buffer.vnet) for buffer in burst], now)
         place = 0
@@ -254,21 +256,25 @@ class NativeEngine(ReferenceEngine):
                 rest.append(burst[punts[place][0]])
                 place += 1
             if rest:
-                host += self.receive_rest(rest, now).host
+                outcome = self.receive_rest(rest, now)
+                host += outcome.host
+                wire += outcome.wire
                 rest = []
             host.append(NetBuffer(frame, None if vnet is None else VnetHeader(*vnet)))
         rest += [burst[index] for index, _ in punts[place:]]
         if rest:
-            host += self.receive_rest(rest, now).host
-        return Outcome(host=host)
+            outcome = self.receive_rest(rest, now)
+            host += outcome.host
+            wire += outcome.wire
+        return Outcome(wire=wire, host=host)
 
-    def _receive_for_nic(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
+    def _receive_for_nic(self, burst: list[NetBuffer], now: float) -> Outcome:
         """Have the NIC see frames while it looks for an SA to ask for."""
-        host = super().receive(burst, now).host
+        outcome = super().receive(burst, now)
         if not self.wants_room:
             # It has asked: the packets of that SA carry the request from now on.
             self._forget()
-        return host
+        return outcome
 
     def ready(self, now: float) -> bool:
         """Whether the native card may work on a burst that begins now; what it was told is up to date then.

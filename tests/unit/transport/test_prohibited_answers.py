@@ -26,6 +26,7 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.policy import PolicyAction, Selector
 from vnic.ndis.netbuffer import NetBuffer
@@ -38,8 +39,11 @@ HEAD = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 SECRET = b"VERY SECRET PAYLOAD"
 
 
+pytestmark = BOTH_ENGINES
+
+
 def card_with(*entries: object, answer: bool = True) -> ReferenceEngine:
-    card = ReferenceEngine(random.Random(1).randbytes)
+    card = make_card(random.Random(1).randbytes)
     card.set_defaults(replace(card.defaults, answer_discards=answer))
     for entry in entries:
         card.add_policy(entry)  # type: ignore[arg-type]

@@ -24,11 +24,14 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.policy import Defaults, PolicyAction, VlanRule
 from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3, OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
+
+pytestmark = BOTH_ENGINES
 
 HEAD = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 INNER = IP(src="10.1.0.1", dst="10.2.0.1") / UDP(sport=7, dport=8) / b"VERY SECRET PAYLOAD"
@@ -46,7 +49,7 @@ OTHERS = {
 
 def pair(**limits: object) -> tuple[ReferenceEngine, ReferenceEngine]:
     capabilities = OffloadCapabilities(**limits) if limits else None  # type: ignore[arg-type]
-    cards = tuple(ReferenceEngine(bytes, capabilities=capabilities) for _ in range(2))
+    cards = tuple(make_card(bytes, capabilities=capabilities) for _ in range(2))
     wanted = template(ESP, TUNNEL, NEAR, FAR)
     cards[0].add_policy(policy(OUT, ANY, wanted))
     cards[1].add_policy(policy(IN, ANY, wanted))
