@@ -26,7 +26,7 @@ import traceback
 import tty
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ECHO_PORT = 7
 """UDP and TCP: what comes goes back, from the address it was sent to."""
@@ -41,6 +41,10 @@ _ECHO_REQUEST = {4: 8, 6: 128}
 _ECHO_REPLY = {4: 0, 6: 129}
 _ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 _IP_PKTINFO = 8
+_XFRM_POLICY = {4: 17, 6: 35}
+"""IP_XFRM_POLICY, IPV6_XFRM_POLICY."""
+_UDP_ENCAP = 100
+_UDP_ENCAP_ESPINUDP = 2
 
 
 # -------------------------------------------------------------------------------------------- traffic
@@ -283,6 +287,40 @@ class Ears:
         return [data.hex() for data in hear(cls.end, count)]
 
 
+class Encapsulation:
+    """The sockets that UDP-encapsulated ESP comes by, and IKE with it, by their port and IP version."""
+
+    ends: ClassVar[dict[tuple[int, int], socket.socket]] = {}
+
+    @classmethod
+    def listen(cls, ports: list[int]) -> None:
+        """Take ESP out of UDP on these ports from now on, of both families."""
+        for port in ports:
+            for version, family in FAMILIES.items():
+                end = cls.ends[port, version] = socket.socket(family, socket.SOCK_DGRAM)
+                level = socket.IPPROTO_IP if version == 4 else socket.IPPROTO_IPV6
+                if version == 6:
+                    end.setsockopt(level, socket.IPV6_V6ONLY, 1)
+                for direction in (0, 1):
+                    # xfrm_userpolicy_info: action allow, for packets of this socket.
+                    policy = bytearray(168)
+                    struct.pack_into("=H", policy, 40, family)
+                    policy[160] = direction
+                    end.setsockopt(level, _XFRM_POLICY[version], bytes(policy))
+                end.setsockopt(socket.IPPROTO_UDP, _UDP_ENCAP, _UDP_ENCAP_ESPINUDP)
+                end.bind(("", port))
+
+    @classmethod
+    def send(cls, port: int, version: int, to: str, to_port: int, payload: str) -> None:
+        """Send a datagram, in hexadecimal, that is not to be protected."""
+        cls.ends[port, version].sendto(bytes.fromhex(payload), (to, to_port))
+
+    @classmethod
+    def hear(cls, port: int, version: int, count: int) -> list[str]:
+        """Give the next datagrams that were no ESP, in hexadecimal."""
+        return [data.hex() for data in hear(cls.ends[port, version], count, 1.0)]
+
+
 def _send(source: str, to: str, port: int, payloads: list[str]) -> None:
     with socket.socket(FAMILIES[6 if ":" in to else 4], socket.SOCK_DGRAM) as end:
         end.bind((source, 0))
@@ -306,6 +344,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "run": _run,
     "halt": _halt,
     "listen": Ears.listen,
+    "encapsulate": Encapsulation.listen,
+    "encapsulation_send": Encapsulation.send,
+    "encapsulation_hear": Encapsulation.hear,
     "hear": Ears.hear,
     "send": _send,
     "send_raw": _send_raw,

@@ -285,6 +285,8 @@ class Case:
     window: int = WINDOW
     flags: str = ""
     """Flags beside esn."""
+    ports: tuple[int, int] | None = None
+    """With UDP encapsulation, those of the host and of the guest."""
 
 
 def state_line(sa: Association) -> str:
@@ -300,7 +302,7 @@ def state_line(sa: Association) -> str:
         words += [f"replay-seq-hi {high} replay-oseq-hi {high}"] if sa.esn else []
     flags = [*(["esn"] if sa.esn else []), *sa.flags.split()]
     words += ["flag", *flags] if flags else []
-    return " ".join(words)
+    return " ".join(words + sa.encapsulation)
 
 
 def policy_line(source: str, destination: str, direction: str, sas: Iterable[Association]) -> str:
@@ -326,8 +328,10 @@ class Flow:
         ends = OUTER_ADDRESSES[LEFT][outer], OUTER_ADDRESSES[RIGHT][outer]
         begin = case.last_number if case.last_number is not None else NEAR_WRAP if case.esn else 0
         options = {"esn": case.esn, "last_number": begin, "window": case.window, "flags": case.flags}
-        self.forth = associations(case.layers, self.near, self.far, *ends, **options)
-        self.back = associations(case.layers, self.far, self.near, *reversed(ends), **options)
+        there = case.ports
+        back = None if there is None else (there[1], there[0])
+        self.forth = associations(case.layers, self.near, self.far, *ends, ports=there, **options)
+        self.back = associations(case.layers, self.far, self.near, *reversed(ends), ports=back, **options)
 
     def states(self) -> list[str]:
         """Lines that are the same on both sides."""

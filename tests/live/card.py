@@ -155,6 +155,8 @@ class Association:
     window: int = 1024
     flags: str = ""
     """Flags beside esn."""
+    ports: tuple[int, int] | None = None
+    """Of the UDP header in front of ESP, source first; None without one."""
     number: int = field(default_factory=lambda: next(_numbers))
     reqid: int = 0
     """0 is `number`."""
@@ -172,6 +174,14 @@ class Association:
         return self.number
 
     @property
+    def encapsulation(self) -> list[str]:
+        """The words that put it into UDP."""
+        if self.ports is None:
+            return []
+        anybody = "::" if ":" in self.destination else "0.0.0.0"
+        return [f"encap espinudp {self.ports[0]} {self.ports[1]} {anybody}"]
+
+    @property
     def identity(self) -> str:
         """The words that name it."""
         return f"src {self.source} dst {self.destination} proto {self.suite.protocol} spi {self.spi:#x}"
@@ -185,6 +195,7 @@ class Association:
             words += [f"{word} {self.last_number & 0xFFFFFFFF}", f"{word}-hi {self.last_number >> 32}"]
         flags = [*(["esn"] if self.esn else []), *self.flags.split()]
         words += ["flag", *flags] if flags else []
+        words += self.encapsulation
         words += [f"offload packet dev {adapter} dir {direction}"]
         return " ".join(words)
 
