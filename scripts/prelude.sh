@@ -37,7 +37,7 @@ give_back() {
     ((EUID == 0)) || return 0
     owner=$(stat -c %u:%g "$root")
     [[ $owner != 0:0 ]] || return 0
-    for path in "$root"/{.venv,.mypy_cache,.ruff_cache,.pytest_cache,.hypothesis,vnic.egg-info,build}; do
+    for path in "$root"/{.venv,.mypy_cache,.ruff_cache,.pytest_cache,.hypothesis,vnic.egg-info,build,native/target}; do
         # A courtesy, and no reason to fail: root of a container may not hand over every owner.
         [[ ! -e $path ]] || chown -hR "$owner" "$path" 2>/dev/null || true
     done

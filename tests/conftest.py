@@ -51,7 +51,7 @@ def engine_under_test(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the engine that `engines.make_card` makes cards of."""
     engines.use(request.param)
     yield request.param
-    engines.use(engines.REFERENCE)
+    engines.use("")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

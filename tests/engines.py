@@ -19,6 +19,7 @@ REFERENCE, NATIVE = "reference", "native"
 BOTH_ENGINES = pytest.mark.usefixtures("engine_under_test")
 
 _current: list[type[ReferenceEngine]] = [ReferenceEngine]
+_named: list[str] = []
 
 
 def engine_class(name: str) -> type[ReferenceEngine]:
@@ -43,8 +44,14 @@ def chosen(option: str | None) -> list[str]:
 
 
 def use(name: str) -> None:
-    """Make the cards of the tests that follow with this engine."""
-    _current[0] = engine_class(name)
+    """Make the cards of the tests that follow with this engine, or (empty) as if no engine had been named."""
+    _current[0] = engine_class(name or REFERENCE)
+    _named[:] = [name] if name else []
+
+
+def daemon_words() -> list[str]:
+    """Words for vnicd to run on the engine under test; none where a module does not care."""
+    return [] if not _named else ["--engine", _named[-1]]
 
 
 def make_card(*arguments: Any, **options: Any) -> ReferenceEngine:

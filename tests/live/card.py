@@ -28,6 +28,8 @@ from typing import Any
 
 from namespaces import Namespace, Namespaces
 
+from tests import engines
+
 BIN = Path(sys.executable).parent
 """Where this environment keeps `vnic` and `vnicd`."""
 
@@ -299,7 +301,7 @@ class Daemon:
             notify.bind(str(notify_path))
             notify.settimeout(0.1)
             self._process = subprocess.Popen(
-                [BIN / "vnicd", "--config", self._config],
+                [BIN / "vnicd", "--config", self._config, *engines.daemon_words()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -26,8 +26,10 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two adapters joined by a link wire, for all tests of a module; see `clean_pair`."""
+    if "engine_under_test" in request.fixturenames:
+        request.getfixturevalue("engine_under_test")
     with running_pair(tmp_path_factory.mktemp("card")) as made:
         yield made
 

@@ -12,7 +12,9 @@ import pytest
 from card import LEFT, RIGHT, SUITES, Layer, Pair
 from traffic import ping
 
-pytestmark = pytest.mark.live
+from tests.engines import BOTH_ENGINES
+
+pytestmark = [pytest.mark.live, BOTH_ENGINES]
 
 
 @pytest.mark.rule(216, 217)

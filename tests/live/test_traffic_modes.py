@@ -13,7 +13,9 @@ import pytest
 from card import AH, CBC, GCM, LEFT, RIGHT, SUITES, Layer, Pair
 from traffic import AH_PROTOCOL, ESP_PROTOCOL, Datagrams, captured, digest, outer, ping, tcp
 
-pytestmark = pytest.mark.live
+from tests.engines import BOTH_ENGINES
+
+pytestmark = [pytest.mark.live, BOTH_ENGINES]
 
 MARKER = b"clear text!"
 STREAM_BYTES = 1 << 20

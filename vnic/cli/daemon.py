@@ -21,7 +21,9 @@ def show(session: Session, found: Found) -> None:
         reply,
         lambda: (
             f"vnicd {reply.version} pid {reply.pid} engine {reply.engine} loop {reply.loop}\n"
-            f"    socket {session.options.socket_path} config {reply.config or '-'}\n"
+            f"    ciphers {reply.ciphers}\n"
+            + (f"    not native: {reply.engine_reason}\n" if reply.engine_reason else "")
+            + f"    socket {session.options.socket_path} config {reply.config or '-'}\n"
             f"    adapters {reply.adapter_count} started {reply.started} up {reply.uptime_s:.0f} s\n"
         ),
     )

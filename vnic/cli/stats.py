@@ -100,6 +100,13 @@ def _adapter_text(session: Session, one: AdapterStatistics, every: list[DropReas
     ]
     if drops:
         text += table(["DROP", "PLACE", "PACKETS", "REASON"], drops, session, right=frozenset({2}))
+    if one.punts:
+        text += table(
+            ["LEFT BY NATIVE", "FRAMES"],
+            [[punt.reason, punt.frames] for punt in one.punts],
+            session,
+            right=frozenset({1}),
+        )
     if one.wire_faults:
         text += table(
             ["WIRE FAULT", "DIR", "FRAMES"],

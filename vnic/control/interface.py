@@ -559,6 +559,14 @@ class WireFaultCount:
 
 
 @value
+class PuntCount:
+    """Frames that the native engine has left to the reference engine for one reason. They are not lost."""
+
+    reason: str
+    frames: int
+
+
+@value
 class AdapterStatistics:
     """All counters of one adapter."""
 
@@ -578,6 +586,8 @@ class AdapterStatistics:
     """Null with the inline transport."""
     wire_faults: list[WireFaultCount]
     """Faults that the wire was asked for and did at least once."""
+    punts: list[PuntCount] | None
+    """What the native engine has left to the reference engine at least once; null on another engine."""
 
 
 @value
@@ -1463,7 +1473,11 @@ class DaemonReply:
 
     version: str
     engine: str
-    """Engine of new adapters."""
+    """Engine of adapters with the inline transport: reference or native."""
+    ciphers: str
+    """Library of its ciphers, with version, and the code path for this CPU if it tells."""
+    engine_reason: str
+    """Why it is not the native one, where `auto` would have taken that; else empty."""
     pid: int
     started: str
     """RFC 3339."""

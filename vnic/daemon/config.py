@@ -34,6 +34,7 @@ from vnic.control.interface import (
     VlanWord,
     Wire,
 )
+from vnic.daemon.cards import EngineWord
 from vnic.daemon.settings import NO_WIRE, check_socket_path, checked
 from vnic.errors import ConfigError, RequestError
 from vnic.ndis.keywords import HostSwitches
@@ -163,6 +164,7 @@ class StateTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log_level: Literal["error", "warning", "info", "debug"] = "info"
+    engine: EngineWord = "auto"
     control: Control = Control()
     host: HostTable = HostTable()
     state: StateTable = StateTable()
@@ -175,6 +177,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     """The file it is from, or None."""
     log_level: str = "info"
+    engine: EngineWord = "auto"
     control: Control = Control()
     host: HostSwitches = HostSwitches()
     state: StateTable = StateTable()
@@ -233,6 +236,7 @@ def parse(text: str, path: str) -> Config:
     return Config(
         path=path,
         log_level=file.log_level,
+        engine=file.engine,
         control=file.control,
         host=host,
         state=file.state,

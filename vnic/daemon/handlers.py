@@ -69,6 +69,9 @@ class About:
     """Seconds since 1970."""
     started: float
     """Monotonic seconds."""
+    ciphers: str = ""
+    engine_reason: str = ""
+    """As `daemon.cards.EngineChoice`."""
 
     def wall(self, moment: float) -> str:
         """Turn monotonic seconds into RFC 3339."""
@@ -774,6 +777,8 @@ class Handlers:
         return api.DaemonReply(
             version=__version__,
             engine=about.engine,
+            ciphers=about.ciphers,
+            engine_reason=about.engine_reason,
             pid=os.getpid(),
             started=about.wall(about.started),
             uptime_s=about.clock() - about.started,

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from vnic.control.access import Access, group_id
 from vnic.control.server import Server, identity_of, listen, remove
 from vnic.daemon import reload, systemd
 from vnic.daemon.adapters import Adapters, Surroundings
-from vnic.daemon.cards import CardSettings, reference_card
+from vnic.daemon.cards import CardSettings, EngineChoice, EngineWord, choose_engine
 from vnic.daemon.config import DEFAULT_PATH, Config, Control, load
 from vnic.daemon.events import Events
 from vnic.daemon.handlers import About, Handlers
@@ -34,7 +35,6 @@ from vnic.daemon.journal import Journal
 from vnic.daemon.memory import ease_collector
 from vnic.daemon.numbers import Numbers, StateError
 from vnic.engine.contract import Engine
-from vnic.engine.reference import ReferenceEngine
 from vnic.errors import ConfigError, ControlError
 
 log = logging.getLogger("vnicd")
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     try:
         config = load(options.config)
+        choice = choose_engine(options.engine or config.engine)
     except ConfigError as error:
         print(f"vnicd: {error}", file=sys.stderr)
         return 1
@@ -77,7 +78,9 @@ def main(argv: list[str] | None = None) -> int:
             numbers.loss,
         )
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(Daemon(options.config, config, loop_name=name, numbers=numbers).run())
+        return runner.run(
+            Daemon(options.config, config, loop_name=name, numbers=numbers, engine=choice).run()
+        )
 
 
 class Daemon:
@@ -91,14 +94,18 @@ class Daemon:
         loop_name: str = "asyncio",
         host: Host | None = None,
         numbers: Numbers | None = None,
-        make_engine: Callable[[CardSettings], Engine] = reference_card,
+        engine: EngineChoice | None = None,
+        make_engine: Callable[[CardSettings], Engine] | None = None,
     ) -> None:
         """Prepare; nothing is taken of the system before `run`.
 
         Args:
             config_path: the file to read again on SIGHUP, as `config.load` takes it.
             config: what was read from it.
+            engine: the engine of its adapters; None: the reference engine.
+            make_engine: makes their cards instead of it.
         """
+        choice = choose_engine("reference") if engine is None else engine
         self._config_path = config_path
         self._config = config
         self._notify = systemd.Notifier(os.environ).send
@@ -116,7 +123,7 @@ class Daemon:
                 events=self._events,
                 clock=time.monotonic,
                 clock_ns=time.time_ns,
-                make_engine=make_engine,
+                make_engine=make_engine or choice.make,
                 access=self._access,
                 nbl_directory=os.path.dirname(config.control.socket),
                 host_switches=config.host,
@@ -125,7 +132,9 @@ class Daemon:
             )
         )
         self._about = About(
-            engine=ReferenceEngine.name,
+            engine=choice.name,
+            ciphers=choice.ciphers,
+            engine_reason=choice.reason,
             loop=loop_name,
             config=config.path,
             reveal_keys=config.control.reveal_keys,
@@ -186,7 +195,15 @@ class Daemon:
     async def _work(self) -> None:
         """Bring the adapters up, then follow the configuration."""
         problems = await reload.apply(self._adapters, (), self._config.adapters)
-        log.info("vnicd %s ready: %s, %d adapters", __version__, self._about.loop, len(self._adapters))
+        about = self._about
+        log.info(
+            "vnicd %s ready: %s engine (%s), %s, %d adapters",
+            __version__,
+            about.engine,
+            about.engine_reason or about.ciphers,
+            about.loop,
+            len(self._adapters),
+        )
         self._notify("READY=1", self._status(problems))
         while True:
             await self._reload_wanted.wait()
@@ -201,6 +218,8 @@ class Daemon:
             log.error("the configuration in force stays: %s", error)
             self._notify("READY=1", f"STATUS=configuration not reloaded: {error}")
             return
+        if config.engine != self._config.engine:
+            log.warning("engine changed: that takes a restart")
         if config.control != self._config.control:
             log.warning("[control] changed: that takes a restart")
         if config.state != self._config.state:
@@ -257,6 +276,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="begin a record of sequence numbers in [state] directory, and end; no key that was used for "
         "sending before may be used again, but those an old record knows",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=typing.get_args(EngineWord),
+        help="engine of the adapters: native, reference, or auto: native if it works here (default: engine "
+        "of the configuration file, or auto)",
     )
     parser.add_argument("--version", action="version", version=f"vnicd {__version__}")
     return parser.parse_args(argv)

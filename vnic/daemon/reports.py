@@ -27,6 +27,7 @@ from vnic.control.interface import (
     PolicyDefault,
     PolicyMtu,
     PortStatistics,
+    PuntCount,
     SaMtu,
     SaState,
     TapState,
@@ -178,7 +179,16 @@ async def adapter_statistics(
         sas=[one async for one in sa_states(adapter, wall, reveal_keys=False)] if with_sas else [],
         nbl=None if nbl is None else _nbl_statistics(nbl.counters),
         wire_faults=[] if adapter.faults is None else adapter.faults.counts(),
+        punts=_punts(adapter),
     )
+
+
+def _punts(adapter: Adapter) -> list[PuntCount] | None:
+    engine = adapter.inline
+    punts = None if engine is None else engine.punts
+    if punts is None:
+        return None
+    return [PuntCount(reason=reason, frames=frames) for reason, frames in punts.items() if frames]
 
 
 async def sa_reports(adapter: Adapter) -> AsyncGenerator[SaReport, None]:

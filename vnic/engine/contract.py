@@ -312,6 +312,11 @@ class Engine(Card, Protocol):
     first. Transport mode, and a policy or SA that names ports, always cut after."""
 
     @property
+    def punts(self) -> dict[str, int] | None:
+        """Frames that the native engine has left to the reference engine, by reason; None: it is not that."""
+        ...
+
+    @property
     def software(self) -> bool:
         """Whether software IPsec takes what the NIC does not."""
         ...

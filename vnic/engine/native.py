@@ -353,7 +353,11 @@ class NativeEngine(ReferenceEngine):
         assert portion is not None
         if not all(self._is_for_native(state) for state in portion.states()):
             return
-        esp, ah = (None if state is None else self._outbound_sa(state) for state in (portion.esp, portion.ah))
+        try:
+            esp, ah = (None if one is None else self._outbound_sa(one) for one in (portion.esp, portion.ah))
+        except ValueError:
+            # An algorithm that the library does not do on this CPU, or no locked memory left for keys.
+            return
         outer = None
         if encapsulation.tunnel_ends is not None:
             sa = portion.states()[0].sa
@@ -370,9 +374,13 @@ class NativeEngine(ReferenceEngine):
         if not all(self._is_for_native(state) for state in states):
             return
         inside = None
-        for state in reversed(states):
-            inside = self._inbound_sa(state, inside)
-            self.card.install_sa(inside)
+        try:
+            for state in reversed(states):
+                inside = self._inbound_sa(state, inside)
+                self.card.install_sa(inside)
+        except ValueError:
+            # As in `_tell_flow`.
+            return
         assert inside is not None
         self.card.allow(flow, inside)
 

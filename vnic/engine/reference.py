@@ -118,6 +118,10 @@ class ReferenceEngine(NicCard):
                 self._miniport.set_encapsulation(True, True)
 
     @property
+    def punts(self) -> dict[str, int] | None:
+        return None
+
+    @property
     def software(self) -> bool:
         return self._software is not None
 

@@ -304,6 +304,7 @@ STATISTICS = api.AdapterStatistics(
     sas=[STATE_OUT, STATE_IN],
     nbl=None,
     wire_faults=[],
+    punts=None,
 )
 NDIS = api.NdisCapabilities(
     encapsulation=2,
@@ -528,6 +529,8 @@ DEFAULTS: dict[type[Any], Answer] = {
     api.GetDaemon: api.DaemonReply(
         version="0.1.0",
         engine="reference",
+        ciphers="OpenSSL 3.5.4 30 Sep 2025",
+        engine_reason="vnic-native is not installed",
         pid=42,
         started="2026-01-02T03:04:05.000000Z",
         uptime_s=12.3,

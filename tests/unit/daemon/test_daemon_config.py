@@ -151,7 +151,7 @@ THIRD = '[[adapter]]\nname = "third"\ntap = "tap2"\n'
 @pytest.mark.parametrize(
     ("text", "field", "value", "allowed"),
     [
-        ("colour = 1", "colour", "", "log_level, control, host, state, adapter"),
+        ("colour = 1", "colour", "", "log_level, engine, control, host, state, adapter"),
         ("[host]\ndisable = true", "host.disable", "", "disable_task_offload, enable_ipsec_offload"),
         ('log_level = "loud"', "log_level", "'loud'", '"error", "warning", "info", "debug"'),
         ("[control]\nsocket = 5", "control.socket", "5", "a text"),
