@@ -575,7 +575,7 @@ class Outbound:
             self._tell_too_big(buffer.frame, header, self.wire_mtu, now)
             return 0
         if vnet is not None:
-            complete_checksum(buffer.frame, vnet, header.end)
+            complete_checksum(buffer.frame, vnet, header.end, header.payload_offset)
             buffer.vnet = None
         if too_long:
             fragments = self._cut(buffer.frame, header, now)
@@ -625,7 +625,7 @@ class Outbound:
         """Cut a packet into pieces that fit once each is protected on its own, and protect them."""
         room = encapsulation.room(self._path_mtu(encapsulation, now), header.header_length)
         if buffer.vnet is not None:
-            complete_checksum(buffer.frame, buffer.vnet, header.end)
+            complete_checksum(buffer.frame, buffer.vnet, header.end, header.payload_offset)
         for piece in self._cut(buffer.frame, header, now, room):
             part = parse_ip(piece, header.offset)
             self._protect(NetBuffer(piece), part, flow, encapsulation, now, ready)
@@ -701,7 +701,7 @@ class Outbound:
                 return
             count = segment_count(header, header.header_length + layer4, size)
         elif vnet is not None:
-            complete_checksum(frame, vnet, header.end)
+            complete_checksum(frame, vnet, header.end, header.payload_offset)
             buffer.vnet = None
         # Every segment has headers of its own.
         length = header.end - header.offset + (count - 1) * (header.header_length + layer4)

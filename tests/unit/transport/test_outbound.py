@@ -680,3 +680,14 @@ def test_icmp_is_matched_by_type_and_code() -> None:
         IPv6(**V6) / ICMPv6EchoRequest(type=129),
     )
     assert [buffer.transmit is not None for buffer in burst] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("start", [0, 12, 14, 16, 33])
+@pytest.mark.parametrize("protect", [True, False])
+def test_checksum_that_would_reach_into_judged_headers_ends_the_packet(start: int, protect: bool) -> None:
+    """A virtio header that lies must not rewrite addresses after policy has looked at them."""
+    card = protected() if protect else Card()
+    frame = frame_of(UDP4)
+    vnet = VnetHeader(NEEDS_CSUM, 0, 0, 0, start, max(30 - start, 6))
+    assert card.framed(frame, vnet=vnet) == []
+    assert names(card) == {"out_malformed": 1}
