@@ -39,6 +39,7 @@ from vnic.daemon.host import Host, TapDevice, Watch
 from vnic.daemon.icv import finder
 from vnic.daemon.journal import Journal
 from vnic.daemon.numbers import Lease, Numbers, StateError
+from vnic.daemon.pump import pump_of
 from vnic.daemon.requests import OidRequests, SliceTurns
 from vnic.daemon.settings import NO_WIRE
 from vnic.daemon.values import audit_fields, drop_event, name_of, peer_message
@@ -174,6 +175,7 @@ class Adapter:
             clock=surroundings.clock,
             on_event=self._tell_event,
             on_failure=self.fail,
+            pump=pump_of(self._inline),
         )
 
     @property

@@ -12,9 +12,13 @@ from collections.abc import Callable
 from math import inf
 
 from vnic.daemon.defects import Defects
+from vnic.daemon.pump import Pump, Rest, native_of
 from vnic.engine.contract import Engine, EngineEvent, Outcome
 from vnic.errors import PortError
 from vnic.ports.base import Port
+from vnic.ports.link import LinkPort
+from vnic.ports.packet import PacketPort
+from vnic.ports.tap import TapPort
 
 _SHORTEST_WAIT_S = 0.01
 """Between two looks at the clock: a NIC in reset may not be able to do yet what its time has come for."""
@@ -41,6 +45,7 @@ class Forwarder:
         clock: Callable[[], float],
         on_event: Callable[[EngineEvent], None],
         on_failure: Callable[[str], None],
+        pump: Pump | None = None,
     ) -> None:
         """Prepare; nothing moves before `start`.
 
@@ -49,6 +54,7 @@ class Forwarder:
             clock: monotonic seconds.
             on_event: hears what the engine tells.
             on_failure: hears, once, that a port is of no further use; the forwarder has stopped by then.
+            pump: moves bursts natively while it can.
         """
         self.tap = tap
         self.wire = wire
@@ -60,7 +66,8 @@ class Forwarder:
         self._running = False
         self._watched: dict[str, int] = {}
         self._held_back = False
-        self._pump: asyncio.Handle | None = None
+        self._turn: asyncio.Handle | None = None
+        self._pump = pump
         self._deadline = inf
         self._timer: asyncio.TimerHandle | None = None
         self._defects = Defects(name, clock)
@@ -104,25 +111,31 @@ class Forwarder:
             self._loop.add_reader(descriptor, ready)
             self._watched[side] = descriptor
         port.set_wake(self._wake)
+        if self._pump is not None:
+            self._pump.attach(port)
+        if isinstance(port, LinkPort):
+            port.owner = self
 
     def _unwatch(self, side: str, port: Port) -> None:
         descriptor = self._watched.pop(side, None)
         if descriptor is not None:
             self._loop.remove_reader(descriptor)
         port.set_wake(None)
+        if isinstance(port, LinkPort):
+            port.owner = None
         if side == "tap":
             self._held_back = False
-        if side == "wire" and self._pump is not None:
-            self._pump.cancel()
-            self._pump = None
+        if side == "wire" and self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
 
     def _wake(self) -> None:
         """The wire has frames that no descriptor tells of: take them on the loop's next turn."""
-        if self._pump is None:
-            self._pump = self._loop.call_soon(self._from_link)
+        if self._turn is None:
+            self._turn = self._loop.call_soon(self._from_link)
 
     def _from_link(self) -> None:
-        self._pump = None
+        self._turn = None
         self._read_tap_again()
         self._from_wire()
 
@@ -140,27 +153,122 @@ class Forwarder:
             self._watch("tap", self.tap, self._from_tap)
 
     def _from_tap(self) -> None:
+        self._guarded(self._move_from_tap)
+
+    def _move_from_tap(self) -> None:
+        now = self._clock()
+        if self._pump is not None and self._pump_tap(self._pump, now):
+            return
         if not self.wire.has_room():
             self._hold_back()
             return
+        burst = self.tap.receive_burst()
+        if burst:
+            self._deliver(self._engine.send(burst, now))
+
+    def _from_wire(self) -> None:
+        self._guarded(self._move_from_wire)
+
+    def _move_from_wire(self) -> None:
+        now = self._clock()
+        if self._pump is None or not self._pump_wire(self._pump, now):
+            self._receive_burst(now)
+
+    def _receive_burst(self, now: float) -> None:
+        burst = self.wire.receive_burst()
+        if burst:
+            self._deliver(self._engine.receive(burst, now))
+
+    # ------------------------------------------------------------------------------ without Python
+
+    def _pump_tap(self, pump: Pump, now: float) -> bool:
+        """Have what the TAP has moved natively; False if that cannot be now."""
+        wire = self.wire
+        if not pump.sends:
+            return False
+        if isinstance(wire, LinkPort):
+            owner = None if wire.peer is None else wire.peer.owner
+            return isinstance(owner, Forwarder) and self._pump_link(pump, owner, now)
+        native_wire = native_of(wire)
+        near = None if native_wire is None else pump.end(self.tap, wire, now)
+        if near is None or native_wire is None:
+            return False
+        rest = pump.tap_to_wire(near, native_wire, now)
+        if rest is not None:
+            self._finish_send(rest, now)
+            _look_at(wire, rest.write_error)
+        return True
+
+    def _pump_link(self, pump: Pump, far: Forwarder, now: float) -> bool:
+        """Have what the TAP has moved to the other end of a link natively, and what comes from there."""
+        far_pump = far._pump
+        if far_pump is None or not far_pump.receives:
+            return False
+        near_end = pump.end(self.tap, self.wire, now)
+        far_end = far_pump.end(far.tap, far.wire, now)
+        if near_end is None or far_end is None:
+            return False
+        # What Python has put into the queues before is older.
+        far.take_waiting()
+        self.take_waiting()
+        left = pump.over_link(near_end, far_end, now, both_ways=far_pump.sends and pump.receives)
+        if left is not None:
+            rest, backwards = left
+            sender, receiver = (far, self) if backwards else (self, far)
+            receiver.finish_receive(rest, now)
+            sender.finish_send(rest, now)
+        return True
+
+    def _pump_wire(self, pump: Pump, now: float) -> bool:
+        """Have what the wire has moved natively; False if that cannot be now."""
+        wire = self.wire
+        if isinstance(wire, LinkPort) or not pump.receives:
+            return False
+        native_wire = native_of(wire)
+        near = None if native_wire is None else pump.end(self.tap, wire, now)
+        if near is None or native_wire is None:
+            return False
+        rest = pump.wire_to_tap(native_wire, near, now)
+        if rest is not None:
+            if rest.frames:
+                self._deliver(pump.engine.receive_rest(rest.frames, now))
+            _look_at(wire, rest.read_error)
+            _look_at(self.tap, rest.write_error)
+        return True
+
+    def take_waiting(self) -> None:
+        """Take all that waits in the link's queue at once."""
+        while self._running and isinstance(self.wire, LinkPort) and self.wire.waiting:
+            self._guarded(lambda: self._receive_burst(self._clock()))
+
+    def finish_send(self, rest: Rest, now: float) -> None:
+        """Do what was left over of a burst of this adapter's TAP, which the other end of a link had moved."""
+        self._guarded(lambda: self._finish_send(rest, now))
+
+    def finish_receive(self, rest: Rest, now: float) -> None:
+        """Do what was left over of a burst that came over the link."""
+        self._guarded(lambda: self._finish_receive(rest, now))
+
+    def _finish_send(self, rest: Rest, now: float) -> None:
+        if rest.frames and self._pump is not None:
+            self._deliver(self._pump.engine.send_rest(rest.frames, now))
+        _look_at(self.tap, rest.read_error)
+
+    def _finish_receive(self, rest: Rest, now: float) -> None:
+        if rest.peer_frames and self._pump is not None:
+            self._deliver(self._pump.engine.receive_rest(rest.peer_frames, now))
+        _look_at(self.tap, rest.write_error)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do some work of this adapter, whose failure is this adapter's own."""
         try:
-            burst = self.tap.receive_burst()
-            if burst:
-                self._deliver(self._engine.send(burst, self._clock()))
+            work()
         except PortError as error:
             self._fail(str(error))
         except Exception as error:
             self._report(error)
 
-    def _from_wire(self) -> None:
-        try:
-            burst = self.wire.receive_burst()
-            if burst:
-                self._deliver(self._engine.receive(burst, self._clock()))
-        except PortError as error:
-            self._fail(str(error))
-        except Exception as error:
-            self._report(error)
+    # ----------------------------------------------------------------------------------------- time
 
     def keep_time(self) -> None:
         """Have the engine look at the clock, now and whenever it asks for it."""
@@ -212,3 +320,13 @@ class Forwarder:
         reason = self._defects.add(error)
         if reason:
             self._fail(reason)
+
+
+def _look_at(port: Port, code: int) -> None:
+    """Have a port look at an errno that the native engine met.
+
+    Raises:
+        PortError: it says that the device is gone.
+    """
+    if code and isinstance(port, TapPort | PacketPort):
+        port.fail(code)

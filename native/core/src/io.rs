@@ -16,7 +16,9 @@ use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 use std::ptr;
+use std::time::{Duration, Instant};
 
+use crate::card::Card;
 use crate::frames::{Frame, Frames, HostFrame, HostFrames, VNET_LENGTH, Vnet};
 use crate::punt::Punt;
 
@@ -43,6 +45,9 @@ const SLOT: usize = 2048 - SLOT_ROOM;
 
 /// Room in front of each slot, for a VLAN tag that has to be put back.
 const SLOT_ROOM: usize = 8;
+
+/// How long one wake-up may go on reading: what others wait for on a busy day, a control socket among them.
+const SLICE: Duration = Duration::from_micros(if cfg!(test) { 1_000_000 } else { 300 });
 
 const IOV_MAX: usize = 1024;
 
@@ -85,6 +90,16 @@ pub trait Wire: Send {
     fn send(&mut self, frames: &Frames) -> Result<(), i32>;
 }
 
+impl Bursts for Card {
+    fn send_burst(&mut self, host: &Frames, now: f64, wire: &mut Frames, punts: &mut Vec<Punt>) {
+        self.send(host, now, wire, punts);
+    }
+
+    fn receive_burst(&mut self, wire: &Frames, now: f64, host: &mut HostFrames, punts: &mut Vec<Punt>) {
+        self.receive(wire, now, host, punts);
+    }
+}
+
 /// The burst that is on its way, and the memory it lies in.
 #[derive(Default)]
 pub struct Scratch {
@@ -108,6 +123,11 @@ impl Scratch {
         self.punts.clear();
         self.peer_punts.clear();
     }
+
+    /// Whether a call has left something to Python.
+    fn has_left(&self, moved: &Moved) -> bool {
+        !self.punts.is_empty() || !self.peer_punts.is_empty() || moved.read_error != 0 || moved.write_error != 0
+    }
 }
 
 /// How a call ended.
@@ -121,6 +141,37 @@ pub struct Moved {
     pub read_error: i32,
     /// errno of the port written to, 0 if there was none.
     pub write_error: i32,
+}
+
+/// Move one burst after the other until nothing waits, something has to be done by Python, or [`SLICE`] is over.
+pub fn in_rounds(scratch: &mut Scratch, mut burst: impl FnMut(&mut Scratch) -> Moved) -> Moved {
+    let began = Instant::now();
+    loop {
+        let moved = burst(scratch);
+        if !moved.more || scratch.has_left(&moved) || began.elapsed() >= SLICE {
+            return moved;
+        }
+    }
+}
+
+/// The same over a link, both ways by turns: what the far host answers at once is there as soon as its TAP was
+/// written. `burst` is told whether to move from the near end or from the far one.
+///
+/// Gives whether the last burst came from the far end.
+pub fn in_turns(scratch: &mut Scratch, mut burst: impl FnMut(bool, &mut Scratch) -> Moved) -> (Moved, bool) {
+    let began = Instant::now();
+    let mut backwards = false;
+    // The other end was left before it was empty.
+    let mut waits = false;
+    loop {
+        let moved = burst(backwards, scratch);
+        let idle = moved.frames == 0 && !waits;
+        if idle || scratch.has_left(&moved) || began.elapsed() >= SLICE {
+            return (moved, backwards);
+        }
+        waits = moved.more;
+        backwards = !backwards;
+    }
 }
 
 /// Read a TAP, protect, and send to a wire.
@@ -1010,6 +1061,34 @@ mod tests {
         let moved = tap_to_tap(&mut near_end, &mut far_end, &mut link, 0.0, &mut scratch);
         assert_eq!((moved.frames, moved.write_error), (1, libc::EBADF));
         assert_eq!((scratch.punts.len(), scratch.peer_punts.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_link_moves_both_ways_by_turns_until_both_ends_are_empty_or_something_is_left() {
+        let ((near_host, near_fd), (far_host, far_fd)) = (pair(), pair());
+        let (mut near, mut far) = (Tap::new(vec![near_fd.as_raw_fd()]), Tap::new(vec![far_fd.as_raw_fd()]));
+        let (mut link, mut scratch) = (Counts::default(), Scratch::default());
+        let mut turn = |scratch: &mut Scratch| {
+            let (mut near, mut far) =
+                (End { card: &mut Copying, tap: &mut near }, End { card: &mut Copying, tap: &mut far });
+            in_turns(scratch, |backwards, scratch| match backwards {
+                false => tap_to_tap(&mut near, &mut far, &mut link, 0.0, scratch),
+                true => tap_to_tap(&mut far, &mut near, &mut link, 0.0, scratch),
+            })
+        };
+        assert_eq!(turn(&mut scratch), (Moved::default(), false));
+        for number in 0..100 {
+            assert!(put(&near_host, TCP, &[number; 60]));
+        }
+        assert!(put(&far_host, TCP, b"answer"));
+        while turn(&mut scratch).0.frames > 0 {}
+        assert_eq!(written(&far_host), (0..100).map(|number| vec![number; 60]).collect::<Vec<_>>());
+        assert_eq!(written(&near_host), [b"answer".to_vec()]);
+        assert!(put(&near_host, TCP, b"one"));
+        assert!(put(&far_host, TCP, b"!two"));
+        let (moved, backwards) = turn(&mut scratch);
+        assert_eq!((moved.frames, backwards, scratch.punts.len()), (1, true, 1));
+        assert_eq!(written(&far_host), [b"one".to_vec()]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use pyo3::prelude::*;
 
 mod card;
+mod ports;
 mod state;
 
 /// The burst engine of vnic.
@@ -12,6 +13,8 @@ mod state;
 mod vnic_native {
     #[pymodule_export]
     use crate::card::{Card, InboundSa, OutboundSa, library_version};
+    #[pymodule_export]
+    use crate::ports::{Link, PacketSocket, Pump, Tap};
     #[pymodule_export]
     use crate::state::{CounterIvs, OutboundSequence, ReplayWindow, SaCounters};
 }
