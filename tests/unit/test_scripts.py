@@ -103,7 +103,7 @@ def test_without_tun_device_the_entry_says_what_to_do(name: str) -> None:
     [
         (["setup", "everything"], "demo, bench, check, test, fuzz"),
         (["check", "--quick"], "--fix, --static"),
-        (["fuzz", "everything"], "receive oid nbl"),
+        (["fuzz", "everything"], "receive oid nbl native"),
     ],
 )
 def test_unknown_word_is_named_with_what_is_allowed(command: list[str], allowed: str) -> None:
