@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hmac
 import logging
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 FILE = "sequence-numbers"
 DAMAGED = "sequence-numbers.damaged"
+_NEW = "sequence-numbers.new"
 
 _MAGIC = b"vnic numbers 1\n\0"
 _HEAD = struct.Struct(">16sB32sQQ")
@@ -81,10 +83,10 @@ class Numbers:
         self._table: dict[bytes, int] = {}
         self._tops: dict[bytes, int] = {}
         self._secret = os.urandom(32)
-        self._version = self._written = self._on_file = 0
+        self._version = self._on_file = 0
         self._writing = threading.Lock()
         self._writer: asyncio.Task[None] | None = None
-        self._lock = _locked(directory)
+        self._descriptor = _locked(directory)
         self.complete, self.loss = False, ""
         try:
             data = (directory / FILE).read_bytes()
@@ -119,10 +121,11 @@ class Numbers:
         self._write(self._bytes(), self._version)
 
     def close(self) -> None:
-        """Give the directory back. Idempotent."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Give the directory back, when nothing is being written; nothing is written any more. Idempotent."""
+        with self._writing:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
     async def lease(self, sa: SecurityAssociation, last_used: int, *, fresh: bool) -> Lease | None:
         """Reserve numbers for an outbound SA; they are on the disk when this returns.
@@ -144,13 +147,22 @@ class Numbers:
             return None
         limit = MAX_EXTENDED_SEQUENCE_NUMBER if sa.esn else MAX_SEQUENCE_NUMBER
         after = max(known or 0, last_used)
-        last = min(after + RESERVED_AT_ONCE, limit)
-        # Also when the disk refuses: these numbers are nobody else's.
+        # A key that went on to extended numbers never comes back from them.
+        last = max(after, min(after + RESERVED_AT_ONCE, limit))
         self._table[name] = last
         while len(self._table) > _MOST_RECORDS:
             del self._table[next(iter(self._table))]
         self._version += 1
-        await self._on_disk(self._version)
+        try:
+            await self._on_disk(self._version)
+        except StateError:
+            # Nobody has them. They are not used up: a disk that stays full is asked every second.
+            if self._table.get(name) == last:
+                if known is None:
+                    del self._table[name]
+                else:
+                    self._table[name] = known
+            raise
         return Lease(after, last)
 
     def top(self, sa: SecurityAssociation) -> int:
@@ -163,8 +175,8 @@ class Numbers:
         Raises:
             StateError: the disk refused; the next note holds them too.
         """
-        if self._note(tops):
-            await self._on_disk(self._version)
+        self._note(tops)
+        await self._on_disk(self._version)
 
     def note_last_tops(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> None:
         """The same at the end, at once.
@@ -172,10 +184,10 @@ class Numbers:
         Raises:
             StateError: the disk refused.
         """
-        if self._note(tops):
-            self._write(self._bytes(), self._version)
+        self._note(tops)
+        self._write(self._bytes(), self._version)
 
-    def _note(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> bool:
+    def _note(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> None:
         changed = False
         for sa, top in tops:
             name = self._name(sa)
@@ -186,19 +198,16 @@ class Numbers:
         while len(self._tops) > _MOST_RECORDS:
             del self._tops[next(iter(self._tops))]
         self._version += changed
-        return changed
 
     async def _on_disk(self, version: int) -> None:
-        while self._written < version:
+        while self._on_file < version:
             if self._writer is None or self._writer.done():
                 self._writer = asyncio.create_task(self._save())
             # Several wait for one writing; a caller that gives up does not end it.
             await asyncio.shield(self._writer)
 
     async def _save(self) -> None:
-        version, data = self._version, self._bytes()
-        await asyncio.to_thread(self._write, data, version)
-        self._written = version
+        await asyncio.to_thread(self._write, self._bytes(), self._version)
 
     def _bytes(self) -> bytes:
         flags = _COMPLETE if self.complete else 0
@@ -213,12 +222,11 @@ class Numbers:
         with self._writing:
             if version <= self._on_file:
                 return
-            path = self._directory / FILE
             try:
-                _replace(path, data)
+                _replace(self._descriptor, data)
             except OSError as error:
                 raise StateError(
-                    f"sequence numbers cannot be reserved in {path}: {error.strerror}"
+                    f"sequence numbers cannot be reserved in {self._directory / FILE}: {error.strerror}"
                 ) from error
             self._on_file = version
 
@@ -239,9 +247,10 @@ class Numbers:
 
 
 def _locked(directory: Path) -> int:
-    """Take a directory for this process alone; gives a descriptor that holds it."""
+    """Take a directory for this process alone; gives its descriptor, which holds it. What is written goes to
+    this directory, and not to another that has its name later."""
     try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise StateError(f"the state directory {directory} cannot be used: {error.strerror}") from error
     try:
@@ -249,23 +258,30 @@ def _locked(directory: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise StateError(f"another daemon uses the state directory {directory}") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        os.close(descriptor)
+        raise StateError(f"the state directory {directory} cannot be used: it is not writable")
     return descriptor
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file beside another, and put it in its place when it is on the disk."""
-    new = path.with_suffix(".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:
+def _replace(directory: int, data: bytes) -> None:
+    """Write a file beside the old one, and put it in its place when it is on the disk.
+
+    Args:
+        directory: descriptor; negative is one that was given back.
+
+    Raises:
+        OSError: the system refused.
+    """
+    if directory < 0:
+        raise OSError(errno.EBADF, "the directory was given back")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(_NEW, flags, 0o600, dir_fd=directory), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(new, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    os.replace(_NEW, FILE, src_dir_fd=directory, dst_dir_fd=directory)
+    os.fsync(directory)
 
 
 def _parse(data: bytes) -> tuple[bytes, bool, dict[bytes, int], dict[bytes, int]]:

@@ -213,11 +213,11 @@ class Sad(SaDoor):
             state.window = state.make_window(sa.replay_window, number)
 
     def reserve(self, sa_id: SaId, after: int, last: int) -> None:
-        """Let an outbound SA use the numbers behind `after` up to `last`, and none it was given before.
+        """Let an outbound SA use the numbers behind `after` up to `last`, but none that it has used.
 
         Args:
-            after: not below the last number it has used; where it is what was reserved so far, its numbers
-                just go on.
+            after: where it is what was reserved so far, or less, its numbers just go on; where it is more,
+                those between are nobody's.
 
         Raises:
             OidError: INVALID_PARAMETER: there is no such outbound SA.
@@ -226,8 +226,10 @@ class Sad(SaDoor):
         sequence = state.sequence
         if sequence is None:
             raise _unknown(sa_id)
-        if after not in (sequence.last, state.reserved):
-            assert after > sequence.last
+        if after < sequence.last and last <= state.reserved:
+            # It was asked for before what the SA has now.
+            return
+        if after > sequence.last and after != state.reserved:
             if state.handle and state.sa.esn:
                 self.nic.update_sa(
                     UpdateSa(

@@ -136,14 +136,81 @@ def test_nothing_is_given_that_the_disk_did_not_take(tmp_path: Path, monkeypatch
     with life(tmp_path, begin=True) as numbers:
         lease(numbers)
 
-        def full(*_: object) -> None:
+        def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", full)
+            # However long the disk is full: what it did not take is not used up.
+            for _ in range(20):
+                for sa in (SA, OTHER):
+                    with pytest.raises(StateError, match="No space left"):
+                        lease(numbers, sa)
             with pytest.raises(StateError, match="No space left"):
+                run(numbers.note_tops([(OTHER, 7)]))
+        # The next note has what the last one had, though nothing is new.
+        run(numbers.note_tops([]))
+        assert lease(numbers) == Lease(BLOCK, 2 * BLOCK)
+        assert lease(numbers, OTHER) == Lease(0, BLOCK)
+    with life(tmp_path) as numbers:
+        assert numbers.top(OTHER) == 7
+
+
+def test_last_note_is_made_when_the_one_before_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with life(tmp_path, begin=True) as numbers:
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(StateError):
+                run(numbers.note_tops([(SA, 5)]))
+        numbers.note_last_tops([])
+    with life(tmp_path) as numbers:
+        assert numbers.top(SA) == 5
+
+
+def test_key_that_went_on_to_extended_numbers_never_comes_back_from_them(tmp_path: Path) -> None:
+    long = replace(SA, esn=True)
+    with life(tmp_path, begin=True) as numbers:
+        assert lease(numbers, long, 1 << 33) == Lease(1 << 33, (1 << 33) + BLOCK)
+        # There is no number left without ESN, and nothing is forgotten by asking.
+        behind = (1 << 33) + BLOCK
+        assert lease(numbers, SA) == Lease(behind, behind)
+        assert lease(numbers, long) == Lease(behind, behind + BLOCK)
+
+
+def test_nothing_is_written_when_the_directory_was_given_back(tmp_path: Path) -> None:
+    with life(tmp_path, begin=True) as numbers:
+        pass
+    with life(tmp_path) as other:
+        before = (tmp_path / FILE).read_bytes()
+        with pytest.raises(StateError, match="given back"):
+            lease(numbers)
+        assert (tmp_path / FILE).read_bytes() == before
+        assert lease(other) == Lease(0, BLOCK)
+
+
+def test_directory_that_was_taken_away_is_not_mistaken_for_another_of_its_name(tmp_path: Path) -> None:
+    place = tmp_path / "state"
+    place.mkdir()
+    with life(place, begin=True) as numbers:
+        lease(numbers)
+        for path in place.iterdir():
+            path.unlink()
+        with pytest.raises(StateError, match="another daemon"):
+            Numbers(place)
+        place.rmdir()
+        place.mkdir()
+        with life(place, begin=True) as other:
+            before = (place / FILE).read_bytes()
+            with pytest.raises(StateError, match="No such file"):
                 lease(numbers)
-        assert lease(numbers) == Lease(2 * BLOCK, 3 * BLOCK)
+            assert (place / FILE).read_bytes() == before
+            assert lease(other) == Lease(0, BLOCK)
 
 
 def test_highest_numbers_that_came_are_noted_and_never_go_back(tmp_path: Path) -> None:
@@ -211,6 +278,15 @@ def test_directory_belongs_to_one_daemon(tmp_path: Path) -> None:
         Numbers(tmp_path)
     with pytest.raises(StateError, match="No such file"):
         Numbers(tmp_path / "nowhere")
+
+
+def test_directory_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked this way, because the tests may be root's.
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(StateError, match="not writable"):
+        Numbers(tmp_path)
 
 
 def test_record_is_begun_by_an_option_and_only_where_there_is_none(
@@ -317,6 +393,27 @@ def test_sa_stops_when_the_reservation_does_not_come_in_time(tmp_path: Path) -> 
             desk.world.adapters.require("left").keep_time()
             await asyncio.sleep(0.3)
             assert desk.numbers(1) == [BLOCK + 1]
+
+    with life(tmp_path, begin=True) as numbers:
+        run(work(numbers))
+
+
+def test_reservation_that_comes_late_takes_nothing_back(tmp_path: Path) -> None:
+    """Two may ask for one SA at a time, and the younger be answered first."""
+
+    async def work(numbers: Numbers) -> None:
+        async with Desk(numbers) as desk:
+            await desk.handlers.answer(api.AddSa(sa=MESSAGE))
+            assert desk.numbers(2) == [1, 2]
+            (name,) = desk.engine._sad.table
+            desk.engine.reserve(name, 2 * BLOCK, 3 * BLOCK)
+            assert desk.numbers(2) == [2 * BLOCK + 1, 2 * BLOCK + 2]
+            desk.engine.reserve(name, BLOCK, 2 * BLOCK)
+            assert desk.numbers(1) == [2 * BLOCK + 3]
+            desk.engine.reserve(name, 2 * BLOCK, 4 * BLOCK)
+            assert desk.numbers(1) == [2 * BLOCK + 4]
+            (shown,) = (await desk.handlers.answer(api.ListSas())).sas
+            assert shown.reserved == 4 * BLOCK
 
     with life(tmp_path, begin=True) as numbers:
         run(work(numbers))
