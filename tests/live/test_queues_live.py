@@ -18,7 +18,7 @@ from namespaces import Namespace, Namespaces
 from vnic.errors import PortError
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.vnet import VNET_HEADER_LENGTH
-from vnic.ports.tap import TapPort, open_tap
+from vnic.ports.tap import QUEUE_LENGTH, TapPort, open_tap
 
 pytestmark = pytest.mark.live
 
@@ -131,3 +131,17 @@ def test_device_that_another_program_uses_is_not_joined(namespaces: Namespaces) 
         asyncio.run(open_tap(name, netns=left.name, queues=2))
     first.send_burst([NetBuffer(bytearray(60))])
     first.close()
+
+
+def test_a_tap_made_here_has_long_queues_and_a_persistent_one_keeps_its_own(namespaces: Namespaces) -> None:
+    left = namespaces.create("left")
+    made, kept = namespaces.device("made"), namespaces.device("kept")
+    left.ip("tuntap", "add", kept, "mode", "tap")
+    left.ip("link", "set", kept, "txqueuelen", "77")
+    ports = [asyncio.run(open_tap(name, netns=left.name)) for name in (made, kept)]
+    try:
+        for name, length in ((made, QUEUE_LENGTH), (kept, 77)):
+            assert f"qlen {length}" in left.ip("link", "show", name).stdout
+    finally:
+        for port in ports:
+            port.close()

@@ -14,6 +14,7 @@ from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.vnet import VnetHeader
 from vnic.ports.base import Counting, NativePort, Port
 from vnic.ports.link import LinkPort
+from vnic.ports.offloads import ON, USO
 from vnic.ports.packet import PacketPort
 from vnic.ports.tap import TapPort
 
@@ -93,6 +94,8 @@ class Pump:
             port.native = self._native.Link()
         elif isinstance(port, TapPort):
             port.native = self._native.Tap(list(port.descriptors))
+            # What the kernel cuts for us it takes joined, too.
+            self.engine.card.join_udp(port.features().get(USO.name) == ON)
         elif isinstance(port, PacketPort) and port.descriptors:
             port.native = self._native.PacketSocket(port.descriptors[0])
 

@@ -14,6 +14,7 @@ use pyo3::types::{PyByteArray, PyDict, PyList};
 use vnic_core::association::{self, Encapsulation, FlowKey, Mode, Outer, Protocol, UdpEncapsulation};
 use vnic_core::card;
 use vnic_core::cipher::{Keys, Opener, Sealer};
+use vnic_core::coalesce::Joins;
 use vnic_core::frames::{Frames, HostFrames, Vnet};
 use vnic_core::keys::wipe;
 use vnic_core::mb::Manager;
@@ -307,6 +308,11 @@ impl Card {
     fn allow(&self, flow: Flow<'_>, outermost: &InboundSa) -> PyResult<()> {
         self.inner().card.allow(flow_key(flow)?, outermost.0.id);
         Ok(())
+    }
+
+    /// Say whether packets of UDP flows, too, may be joined for the host; those of TCP always are.
+    fn join_udp(&self, join: bool) {
+        self.inner().card.set_joins(Joins { tcp: true, udp: join });
     }
 
     /// Forget the outbound flows.

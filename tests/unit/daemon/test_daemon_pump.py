@@ -65,12 +65,19 @@ class NativeStub:
         return self._answer("over_link", near.card, far.card, both_ways)
 
 
+class CardName(str):
+    """A native card that is its name."""
+
+    def join_udp(self, join: bool) -> None:
+        """Take note of nothing."""
+
+
 class NativeEngineStub(FakeEngine):
-    """An engine with a native card: its name; `rests` is what it was left."""
+    """An engine with a native card; `rests` is what it was left."""
 
     def __init__(self, card: str) -> None:
         super().__init__()
-        self.card = card
+        self.card = CardName(card)
         self.is_ready = True
         self.wants_room = False
         self.rests: list[tuple[str, list[tuple[bytes, VnetHeader | None]]]] = []
@@ -386,3 +393,25 @@ def test_ports_end_their_native_view_when_they_close_and_unknown_ones_have_none(
 
 def test_an_engine_without_a_native_card_has_no_pump() -> None:
     assert pump_of(FakeEngine()) is None
+
+
+@pytest.mark.parametrize(
+    ("features", "joined"),
+    [({"tx-udp-segmentation": "on"}, True), ({"tx-udp-segmentation": "off: x"}, False), ({}, False)],
+)
+def test_udp_is_joined_for_hosts_whose_kernel_cuts_it(features: dict[str, str], joined: bool) -> None:
+    said: list[bool] = []
+
+    class Card:
+        def join_udp(self, join: bool) -> None:
+            said.append(join)
+
+    engine = NativeEngineStub("left")
+    engine.card = Card()  # type: ignore[assignment]
+    kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+    host, ours = socket.socketpair(socket.AF_UNIX, kind)
+    tap = TapPort([ours.detach()], "tap0", mtu=1500, features=features)
+    Pump(engine, NativeStub()).attach(tap)  # type: ignore[arg-type]
+    assert said == [joined]
+    tap.close()
+    host.close()
