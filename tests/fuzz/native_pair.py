@@ -41,6 +41,7 @@ from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.counters import CardCounters
 from vnic.ipsec.drops import DropReason
 from vnic.ipsec.lifetime import Lifetime
+from vnic.ipsec.udp_encapsulation import UdpEncapsulation
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ip import IpHeader, parse_ip
 from vnic.packet.vnet import GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VnetHeader
@@ -95,6 +96,8 @@ class World:
             "no_ecn": tunnel and rng.random() < 0.2,
         }
         mode = TUNNEL if tunnel else TRANSPORT
+        if shape == "esp" and rng.random() < 0.25:
+            members["udp"] = UdpEncapsulation(4500, 4500, keepalive=0)
         templates, sas = [], []
         if shape != "ah":
             encryption, integrity, more = rng.choice(CIPHERS)
@@ -281,7 +284,7 @@ class World:
 
 def _is_protected(frame: bytes) -> bool:
     """Whether a frame holds ESP or AH; others are no IP, and policy does not govern them."""
-    return frame[12:14] in (b"\x08\x00", b"\x86\xdd") and parse_ip(frame, 14).protocol in (50, 51)
+    return frame[12:14] in (b"\x08\x00", b"\x86\xdd") and parse_ip(frame, 14).protocol in (50, 51, 17)
 
 
 class _AnyNumber:

@@ -59,6 +59,7 @@ _ANY_VALUE = frozenset(
         "reqid",
         "selector",
         "sequence_number",
+        "udp",
         "ah_alignment",
         "no_ecn",
         "lifetime",
@@ -362,9 +363,13 @@ class NativeEngine(ReferenceEngine):
         if encapsulation.tunnel_ends is not None:
             sa = portion.states()[0].sa
             outer = (*encapsulation.tunnel_ends, sa.no_ecn, sa.header_settings.df is DfRule.CLEAR)
+        udp = None
+        if portion.udp_length:
+            # Over IPv6 the checksum is computed (RFC 8200 §8.1).
+            udp = (*portion.udp_ports, portion.states()[0].sa.ipv6)
         path_mtu, until = self._outbound.path_of(encapsulation, now)
         self.card.install_flow(
-            flow, esp=esp, ah=ah, outer=outer, udp=None, path_mtu=path_mtu, valid_until=until
+            flow, esp=esp, ah=ah, outer=outer, udp=udp, path_mtu=path_mtu, valid_until=until
         )
 
     def _tell_inner_flow(self, flow: FlowKey, layers: tuple[Layer, ...]) -> None:
@@ -427,7 +432,7 @@ class NativeEngine(ReferenceEngine):
                 esn=sa.esn,
                 inside=inside,
                 only_inside=sa.protocol is IpsecProtocol.ESP and state.partner is not None,
-                udp=None,
+                udp=None if sa.udp is None else (sa.udp.source_port, sa.udp.destination_port, sa.ipv6),
                 window=cast(vnic_native.ReplayWindow, state.window),
                 counters=cast(vnic_native.SaCounters, state.counters),
                 mark=state.sequence_number,
@@ -471,6 +476,8 @@ def obstacle_to_sending(encapsulation: Encapsulation) -> str:
         obstacle = obstacle_of(state.sa)
         if obstacle:
             return obstacle
+        if state.peer is not None:
+            return "a peer that has moved"
     return ""
 
 
@@ -486,6 +493,8 @@ def obstacle_to_receiving(states: list[SaState]) -> str:
         obstacle = obstacle_of(state.sa)
         if obstacle:
             return obstacle
+        if state.peer is not None:
+            return "a peer that has moved"
         if not any(state.sa.destination):
             return "an SA for any destination"
         if state.half_known:
@@ -500,6 +509,11 @@ def obstacle_of(sa: SecurityAssociation) -> str:
     outbound = sa.direction is Direction.OUTBOUND
     if outbound and sa.header_settings not in _NATIVE_HEADERS:
         return "header_settings"
+    if not outbound and sa.udp is not None:
+        if sa.mode is not Mode.TUNNEL:
+            return "checksums to be put right inside UDP encapsulation"
+        if sa.udp.follow or not sa.udp.source_port:
+            return "UDP encapsulation from any port"
     meaningless = _NOT_OF_SENDING if outbound else _NOT_OF_RECEIVING
     for member in fields(sa):
         name = member.name

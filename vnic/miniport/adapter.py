@@ -128,10 +128,10 @@ class MiniportAdapter(Miniport):
         return self._receiver.wants_room
 
     def may_miss_packets_of(self, handle: OffloadHandle) -> bool:
-        """Whether nothing about a bundle needs the NIC to see its packets: it came by V2 OIDs, without UDP
-        encapsulation, and nobody asks for its deletion (R135, R150, R183)."""
+        """Whether nothing about a bundle needs the NIC to see its packets: it came by V2 OIDs, and nobody
+        asks for its deletion (R135, R150, R183)."""
         bundle = self._table.get(handle)
-        if bundle is None or bundle.oid_version is not OidVersion.V2 or bundle.udp_esp:
+        if bundle is None or bundle.oid_version is not OidVersion.V2:
             return False
         return isinstance(bundle, OutboundBundle) or not (bundle.marked or bundle.sa_delete_req)
 

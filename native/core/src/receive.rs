@@ -39,6 +39,8 @@ const ECN: u8 = 3;
 /// In front of each text: an Ethernet header and the longest IP header that goes with it, and what lets ciphers write
 /// to the beginning of a cache line.
 const FRONT: usize = 64;
+/// Packets of a window in which the order of a burst decides what is too old, when numbers have gaps.
+const SMALL_WINDOW: u64 = 1024;
 /// The monotonic padding (RFC 4303 §2.4).
 const PADDING: [u8; 255] = {
     let mut bytes = [0; 255];
@@ -188,11 +190,13 @@ impl Card {
     }
 }
 
-/// Whether a packet that is left may be good, and its SA's window so small that packets behind it in the burst could
-/// make it too old.
+/// Whether a packet that is left may be good, and its SA's window so small that it and packets behind it in the burst
+/// could make each other too old.
 fn overtaking_hurts(reason: PuntReason, sa: &InboundSa, frames: usize) -> bool {
     let bits = sa.window.bits();
-    !matches!(reason, PuntReason::Icv | PuntReason::Replay | PuntReason::Order) && bits != 0 && bits < 4 * frames as u64
+    !matches!(reason, PuntReason::Icv | PuntReason::Replay | PuntReason::Order)
+        && bits != 0
+        && bits < SMALL_WINDOW.max(4 * frames as u64)
 }
 
 /// Find the SAs of a frame and see whether they may take it.

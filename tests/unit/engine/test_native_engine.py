@@ -192,7 +192,7 @@ def test_sa_that_the_nic_was_asked_to_give_up_is_not_native() -> None:
 NOT_NATIVE: dict[str, dict[str, Any]] = {
     "mode": {"mode": None},
     "header_settings": {"header_settings": HeaderSettings(tfc_padding=100)},
-    "udp": {"udp": UdpEncapsulation(4500, 4500)},
+    "dummies": {"header_settings": HeaderSettings(hop_limit=0)},
 }
 
 
@@ -209,6 +209,17 @@ def test_settings_of_the_other_direction_do_not_matter() -> None:
     assert not obstacle_of(replace(SA, direction=IN, header_settings=HeaderSettings(tfc_padding=100)))
     assert obstacle_of(replace(SA, direction=IN, decap_dscp=True)) == "decap_dscp"
     assert not obstacle_of(replace(SA, header_settings=HeaderSettings(df=DfRule.CLEAR)))
+
+
+def test_udp_encapsulation_is_native_where_ports_are_known_and_no_checksum_has_to_be_put_right() -> None:
+    udp = UdpEncapsulation(4500, 4500)
+    assert not obstacle_of(replace(SA, udp=udp))
+    assert not obstacle_of(replace(SA, mode=TRANSPORT, udp=udp))
+    inbound = replace(SA, direction=IN, udp=udp)
+    assert not obstacle_of(inbound)
+    assert obstacle_of(replace(inbound, mode=TRANSPORT))
+    assert obstacle_of(replace(inbound, udp=replace(udp, follow=True)))
+    assert obstacle_of(replace(inbound, udp=replace(udp, source_port=0)))
 
 
 def test_every_member_that_may_have_any_value_is_one() -> None:
