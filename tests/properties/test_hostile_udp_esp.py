@@ -26,10 +26,13 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
 from vnic.ipsec.udp_encapsulation import UdpEncapsulation
 from vnic.ndis.capabilities import OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
+
+pytestmark = BOTH_ENGINES
 
 WRAPPED = UdpEncapsulation(4500, 4500, follow=True)
 SA = association(IN, TUNNEL, NEAR, FAR, udp=WRAPPED)
@@ -38,7 +41,7 @@ INNER = IP(src="10.1.0.1", dst="10.2.0.1") / UDP() / b"CLEARTEXT"
 
 def listener(udp_esp: int) -> ReferenceEngine:
     capabilities = replace(OffloadCapabilities(), udp_esp=udp_esp)
-    card = ReferenceEngine(random.Random(1).randbytes, capabilities=capabilities)
+    card = make_card(random.Random(1).randbytes, capabilities=capabilities)
     card.add_policy(policy(IN, ANY, template(ESP, TUNNEL, NEAR, FAR)))
     card.add_sa(SA, 0.0)
     card.add_sa(association(IN, TUNNEL, NEAR6, FAR6, udp=WRAPPED), 0.0)
@@ -46,7 +49,7 @@ def listener(udp_esp: int) -> ReferenceEngine:
 
 
 def good() -> bytes:
-    card = ReferenceEngine(random.Random(2).randbytes)
+    card = make_card(random.Random(2).randbytes)
     card.add_policy(policy(OUT, ANY, template(ESP, TUNNEL, NEAR, FAR)))
     card.add_sa(replace(SA, direction=OUT, udp=replace(WRAPPED, follow=False)), 0.0)
     return bytes(card.send([NetBuffer(frame_of(INNER))], 1.0).wire[0].frame)

@@ -38,6 +38,7 @@ from transport_lab import (
     template,
 )
 
+from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.contract import Offload
 from vnic.engine.reference import ReferenceEngine
 from vnic.errors import OidError, RequestError
@@ -50,6 +51,8 @@ from vnic.ndis.capabilities import ALL_UDP_ESP, UDP_ESP_TRANSPORT, OffloadCapabi
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.ndis.status import NdisStatus
 from vnic.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VnetHeader
+
+pytestmark = BOTH_ENGINES
 
 INNER = {"src": "10.1.0.1", "dst": "10.2.0.1"}
 INNER6 = {"src": "fd01::1", "dst": "fd02::1"}
@@ -69,7 +72,7 @@ Pair = tuple[ReferenceEngine, ReferenceEngine]
 def engine(seed: int = 0, **options: object) -> ReferenceEngine:
     if isinstance(options.get("capabilities"), dict):
         options["capabilities"] = replace(OffloadCapabilities(), **options["capabilities"])  # type: ignore[arg-type]
-    return ReferenceEngine(random.Random(seed).randbytes, **options)  # type: ignore[arg-type]
+    return make_card(random.Random(seed).randbytes, **options)  # type: ignore[arg-type]
 
 
 def pair(templates: tuple[Template, ...], *sas: SecurityAssociation, **options: object) -> Pair:
