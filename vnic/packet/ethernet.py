@@ -45,6 +45,12 @@ def is_tagged(frame: bytes | bytearray) -> bool:
     return frame[12:14] in (b"\x81\x00", b"\x88\xa8")
 
 
+def hides_behind_tags(frame: bytes | bytearray) -> bool:
+    """Whether a tagged frame does not show what it carries: it has more tags than Linux can stack, or ends
+    among them."""
+    return is_tagged(frame) and not ethertype(frame)[1]
+
+
 def ip_offset(frame: bytes | bytearray) -> int:
     """Offset of the IP header, or 0 when the frame carries no IPv4 or IPv6."""
     kind = frame[12:14]

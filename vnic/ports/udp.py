@@ -200,7 +200,10 @@ class UdpPort:
             self._count(burst)
             return burst
         received = 0
-        while len(burst) < BURST_FRAMES and received < BURST_BYTES:
+        # What is of no use counts too: whoever floods the port with it must not keep the loop here.
+        for _ in range(BURST_FRAMES):
+            if len(burst) >= BURST_FRAMES or received >= BURST_BYTES:
+                break
             try:
                 length, ancillary, flags, address = self._socket.recvmsg_into(
                     [self._buffer], _ANCILLARY_SPACE

@@ -34,7 +34,7 @@ from vnic.ndis.status import CryptoStatus
 from vnic.packet.ah import AH_FIXED_LENGTH, ah_length
 from vnic.packet.checksum import fold
 from vnic.packet.esp import ESP_HEADER_LENGTH, ESP_TRAILER_LENGTH, PADDING
-from vnic.packet.ethernet import ip_offset, is_tagged
+from vnic.packet.ethernet import hides_behind_tags, ip_offset, is_tagged
 from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import (
     AH,
@@ -247,6 +247,8 @@ class Inbound:
             self._audit.card.rx_passed += 1
             return True
         if not offset:
+            if hides_behind_tags(frame):
+                raise _Dropped(DropReason.IN_MALFORMED)
             if self._spd.defaults.non_ip is PolicyAction.DISCARD and frame[12:14] != b"\x08\x06":
                 raise _Dropped(DropReason.IN_NON_IP)
             self._audit.card.rx_passed += 1

@@ -34,7 +34,7 @@ from vnic.ndis.capabilities import (
     UDP_ESP_TRANSPORT_OVER_TUNNEL,
 )
 from vnic.ndis.netbuffer import NetBuffer
-from vnic.packet.ethernet import ETHERNET_LENGTH, ip_offset, is_tagged
+from vnic.packet.ethernet import ETHERNET_LENGTH, hides_behind_tags, ip_offset, is_tagged
 from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, flow_label, parse_ip
 from vnic.packet.udp import udp_checksum
@@ -177,6 +177,8 @@ class Outbound:
             self._send_tagged(buffer, offset, now, ready)
             return
         if not offset:
+            if hides_behind_tags(frame):
+                raise PacketError("nobody can tell what is behind the VLAN tags")
             self._pass_non_ip(buffer, now, ready)
             return
         header = parse_ip(frame, offset)

@@ -17,6 +17,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from vnic.errors import PortError
 from vnic.ndis.netbuffer import NetBuffer
+from vnic.ports.base import BURST_FRAMES
 from vnic.ports.udp import GATEWAY, End, UdpPort, open_udp
 
 HOST = "02:00:00:00:00:01"
@@ -215,6 +216,25 @@ def test_strangers_are_not_heard(wire4: Wire) -> None:
             assert len(receive(port, 1)) == 1
         assert port.counters.drops == {"wire_stranger": 1}
         assert port.peer == wire4.remote
+
+    wire4.run(work)
+
+
+@pytest.mark.parametrize(
+    ("strange", "text"),
+    [(False, b""), (False, b"?"), (False, b"\xff"), (False, bytes(40)), (True, b""), (True, b"x" * 40)],
+    ids=["nothing", "short", "keepalives", "IKE", "nothing of a stranger", "ESP of a stranger"],
+)
+def test_flood_of_nothing_leaves_the_loop_its_turn(wire4: Wire, strange: bool, text: bytes) -> None:
+    async def work(port: UdpPort) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            sender = stranger if strange else wire4.far
+            for _ in range(BURST_FRAMES + 20):
+                sender.sendto(text, (LOCAL[4], wire4.local.port))
+            wire4.far.sendto(esp(2), (LOCAL[4], wire4.local.port))
+            assert port.receive_burst() == []
+            (got,) = receive(port, 1)
+            assert bytes(got.frame[34:]) == esp(2)
 
     wire4.run(work)
 

@@ -80,6 +80,23 @@ def test_tagged_ip_is_protected_behind_its_tags_by_the_nic_if_it_can(tags: Packe
     assert bytes(got.frame) == frame
 
 
+@pytest.mark.parametrize("kind", ["8100", "88a8"])
+@pytest.mark.parametrize("count", [1, 8, 9, 10, 40])
+def test_no_number_of_tags_is_a_way_around_policy(kind: str, count: int) -> None:
+    cards = pair()
+    tagged = bytes(HEAD / INNER)[:12] + bytes.fromhex(kind + "0005") * count + bytes(HEAD / INNER)[12:]
+    wire = cards[0].send([NetBuffer(bytearray(tagged))], 1.0).wire
+    host = cards[1].receive([NetBuffer(bytearray(tagged))], 1.0).host
+    assert host == []
+    if count <= 8:
+        (sealed,) = wire
+        assert b"SECRET" not in sealed.frame
+        assert drops(cards[1]) == {"in_policy_mismatch": 1}
+    else:
+        assert wire == []
+        assert (drops(cards[0]), drops(cards[1])) == ({"out_malformed": 1}, {"in_malformed": 1})
+
+
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS.keys())
 def test_tagged_frames_are_dropped_in_both_directions_by_setting(tags: Packet) -> None:
     cards = pair()
