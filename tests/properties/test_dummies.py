@@ -33,10 +33,13 @@ from transport_lab import (
 
 from tests.engines import BOTH_ENGINES, make_card
 from vnic.engine.reference import ReferenceEngine
+from vnic.ipsec.counters import EventKind
 from vnic.ipsec.headers import HeaderSettings
+from vnic.ipsec.policy import FlowKey
 from vnic.ndis.capabilities import ENCAPSULATION_IEEE_802_3, OffloadCapabilities
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.packet.ip import parse_ip
+from vnic.transport.dummies import Course, Dummies
 
 pytestmark = BOTH_ENGINES
 
@@ -183,3 +186,51 @@ def test_tags_stay_and_who_seals_is_who_would(able: bool) -> None:
     assert cards[0].counters.tx_software == (0 if able else 2)
     assert cards[1].receive([NetBuffer(dummy.frame)], 2.0).host == []
     assert drops(cards[1]) == {"in_dummy": 1}
+
+
+def test_dummies_of_many_sas_leave_the_loop_its_turns_and_none_is_forgotten() -> None:
+    dummies = Dummies()
+    sas = [
+        association(spi=spi, header_settings=HeaderSettings(dummy_interval_ms=10)) for spi in range(1, 1001)
+    ]
+    courses = [Course(FlowKey(bytes(4), bytes(4), 17, number, 0), bytes(14), 100) for number in range(1000)]
+    for sa, course in zip(sas, courses, strict=True):
+        dummies.note(sa, course, 1.0)
+    # Traffic puts one off, and a shorter interval fetches one.
+    dummies.note(sas[3], courses[3], 1.5)
+    dummies.note(
+        replace(sas[4], header_settings=HeaderSettings(dummy_interval_ms=86_400_000)), courses[4], 1.0
+    )
+    dummies.note(sas[4], courses[4], 1.0)
+    taken: list[Course] = []
+    while dummies.deadline <= 1.02:
+        some = dummies.take(1.02)
+        assert 0 < len(some) < 200
+        taken += some
+    assert sorted(one.flow.source_port for one in taken) == [port for port in range(1000) if port != 3]
+    assert dummies.deadline == pytest.approx(1.51)
+    assert [one.flow.source_port for one in dummies.take(2.0)] == [3]
+    assert dummies.deadline == inf
+
+
+@pytest.mark.parametrize("hidden", ["padding", "dummies"])
+def test_what_padding_and_dummies_hide_counts_against_the_blocks_of_a_cipher(hidden: str) -> None:
+    cards = pair(
+        tfc_padding=1400 if hidden == "padding" else 0, encryption="3des-cbc", integrity="hmac-sha1-96"
+    )
+    cards[0].enforce_cipher_limits = True
+    send(cards[0], INNER[4], 1.0)
+    (state,) = cards[0]._sad
+    state.counters.bytes = (1 << 35) - 8 * 1000
+    state.stop = state.sequence.stop = 0
+    sent = 0
+    now = 1.0
+    while cards[0].sa_count:
+        now += 0.5
+        if hidden == "padding":
+            sent += sum(len(one.frame) for one in cards[0].send([NetBuffer(frame_of(INNER[4]))], now).wire)
+        else:
+            sent += sum(len(one.frame) for one in cards[0].keep_time(now).wire)
+        assert sent <= 8 * 1000 + 2000
+    told = [event.limit for event in cards[0].take_events() if event.kind is EventKind.SA_EXPIRED]
+    assert told == ["cipher-hard"]

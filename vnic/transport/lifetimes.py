@@ -315,7 +315,7 @@ def _left(state: SaState, packets: int, length: int) -> Iterable[tuple[str, int]
     encryption = state.sa.encryption
     if encryption is not None and encryption.blocks_hard:
         # Never fewer than there were: each packet is padded to whole blocks, with the trailer.
-        blocks = length // 8 + 2 * packets
+        blocks = (length + state.padding) // 8 + 2 * packets
         yield "cipher-hard", encryption.blocks_hard - blocks
         yield "cipher-soft", encryption.blocks_soft - blocks
     if life is None:

@@ -65,6 +65,9 @@ from vnic.transport.state import SaState
 _MAX_FLOWS = 8192
 """Verdicts remembered; the cache starts afresh beyond."""
 
+_MOST_INSIDE = 128
+"""No fewer bytes than the transport portion of a packet adds inside its tunnel, AH and ESP together."""
+
 _Members = tuple[SaState | None, SaState | None]
 """The ESP and the AH SA of a portion; both None where there is none."""
 
@@ -280,8 +283,9 @@ class Outbound:
         ready.append(made.dummy(course.ethernet, length))
         if made.software:
             self._seal_in_software(made, ready, already, now)
+        tunnel.esp.padding += length + _MOST_INSIDE
         self._audit.card.tx_dummies += 1
-        self._dummies.note(tunnel.esp, course, now)
+        self._dummies.note(tunnel.esp.sa, course, now)
 
     def _send_tagged(self, buffer: NetBuffer, offset: int, now: float, ready: list[NetBuffer]) -> None:
         """Pass or end a frame with a VLAN tag, as the adapter is set; policy has no part in it."""
@@ -717,9 +721,9 @@ class Outbound:
         ethernet = bytes(frame[: header.offset])
         protocol = header.protocol
         protocol_offset = header.protocol_offset - header.offset
+        pad_to = encapsulation.pad_to(path_mtu)
         if size:
             pieces = segments(frame, header, layer4, size)
-            pad_to = encapsulation.pad_to(path_mtu)
             encapsulation.frame_segments(ethernet, pieces, protocol, protocol_offset, ready, pad_to)
         else:
             payload = frame[header.payload_offset : header.end]
@@ -731,7 +735,7 @@ class Outbound:
                 protocol_offset,
                 [payload],
                 len(payload),
-                encapsulation.pad_to(path_mtu),
+                pad_to,
             )
             if oversize and framed.frame[header.offset] >> 4 == 4:
                 number = _outermost(encapsulation).last_number
@@ -752,7 +756,10 @@ class Outbound:
         if encapsulation.dummy_interval_ms:
             assert encapsulation.tunnel is not None
             assert encapsulation.tunnel.esp is not None
-            self._dummies.note(encapsulation.tunnel.esp, Course(flow, ethernet, length // count), now)
+            self._dummies.note(encapsulation.tunnel.esp.sa, Course(flow, ethernet, length // count), now)
+        if encapsulation.tunnel is not None and (pad_to or encapsulation.transport is not None):
+            for state in encapsulation.tunnel.states():
+                state.padding += count * (pad_to + _MOST_INSIDE)
         for state in encapsulation.states():
             state.use_time = now
             state.counters.packets += count

@@ -42,6 +42,8 @@ class SaState:
         stop: inbound: the packets it may count before `transport.lifetimes` looks at it; an outbound SA
             has `OutboundSequence.stop` for that.
         packets_before, bytes_before: what its counters held when its life began: of other keys.
+        padding: outbound: bytes that its key has sealed and its counters do not have, never too few: TFC
+            padding, dummies, and in a tunnel the headers of transport mode.
         first_use: `now` of the first packet counted against its lifetime, or None.
         deadline: `now` of its next limit by time; infinite when there is none.
         expiring: a soft limit of its lifetime has been told.
@@ -81,6 +83,7 @@ class SaState:
         "nic_mark",
         "noted",
         "packets_before",
+        "padding",
         "partner",
         "past_handles",
         "peer",
@@ -122,7 +125,7 @@ class SaState:
         self.use_time = 0.0
         self.exhaustion_told = False
         self.stop = NO_STOP
-        self.packets_before = self.bytes_before = 0
+        self.packets_before = self.bytes_before = self.padding = 0
         self.first_use: float | None = None
         self.deadline = inf
         self.expiring = False
@@ -151,6 +154,7 @@ class SaState:
         self.cipher_limit = old.cipher_limit
         self.packets_before = old.packets_before
         self.bytes_before = old.bytes_before
+        self.padding = old.padding
         if self.sa.source == old.sa.source and self.sa.udp == old.sa.udp:
             self.peer = old.peer
 
