@@ -19,6 +19,7 @@ from vnic.ports.base import Port
 from vnic.ports.link import LinkPort
 from vnic.ports.packet import PacketPort
 from vnic.ports.tap import TapPort
+from vnic.ports.udp import UdpPort
 
 _SHORTEST_WAIT_S = 0.01
 """Between two looks at the clock: a NIC in reset may not be able to do yet what its time has come for."""
@@ -328,5 +329,5 @@ def _look_at(port: Port, code: int) -> None:
     Raises:
         PortError: it says that the device is gone.
     """
-    if code and isinstance(port, TapPort | PacketPort):
+    if code and isinstance(port, TapPort | PacketPort | UdpPort):
         port.fail(code)

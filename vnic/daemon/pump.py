@@ -17,6 +17,7 @@ from vnic.ports.link import LinkPort
 from vnic.ports.offloads import ON, USO
 from vnic.ports.packet import PacketPort
 from vnic.ports.tap import TapPort
+from vnic.ports.udp import UdpPort
 
 _Left = list[tuple[bytearray, tuple[int, int, int, int, int, int] | None]]
 """Frames with their virtio-net headers."""
@@ -88,7 +89,7 @@ class Pump:
 
     def attach(self, port: Port) -> None:
         """Let the native engine have a port's descriptors too, if it knows the kind."""
-        if native_of(port) is not None:
+        if isinstance(port, Counting) and port.native is not None:
             return
         if isinstance(port, LinkPort):
             port.native = self._native.Link()
@@ -98,6 +99,8 @@ class Pump:
             self.engine.card.join_udp(port.features().get(USO.name) == ON)
         elif isinstance(port, PacketPort) and port.descriptors:
             port.native = self._native.PacketSocket(port.descriptors[0])
+        elif isinstance(port, UdpPort):
+            port.use_native(self._native.UdpSocket)
 
     def end(self, tap: Port, wire: Port, now: float) -> End | None:
         """Give what works natively now, or None if all is for Python."""
@@ -133,8 +136,9 @@ class Pump:
 
 
 def native_of(port: Port) -> NativePort | None:
-    """Give the native engine's view of a port; None if it has none, or if something stands before it."""
-    return port.native if isinstance(port, Counting) else None
+    """Give the native engine's view of a port; None if it has none, if something stands before it, or if
+    something waits there for Python."""
+    return port.native if isinstance(port, Counting) and port.is_quiet() else None
 
 
 def pump_of(engine: Engine) -> Pump | None:

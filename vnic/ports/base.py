@@ -84,6 +84,10 @@ class Counting:
             drops = self._counters.drops
             drops[reason] = drops.get(reason, 0) + count
 
+    def is_quiet(self) -> bool:
+        """Whether nothing waits here that only Python can do, so that the native engine may go on."""
+        return True
+
     def _close_native(self) -> None:
         """Take over what was counted natively, and end it."""
         if self.native is not None:

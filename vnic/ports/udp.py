@@ -20,11 +20,12 @@ import contextlib
 import errno
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from vnic.errors import PortError
 from vnic.ipsec.drops import DropReason
@@ -37,7 +38,7 @@ from vnic.packet.ethernet import ETHERNET_LENGTH
 from vnic.packet.ip import ESP, IPV4_LENGTH, IPV6_LENGTH
 from vnic.packet.neighbour import answer
 from vnic.packet.udp import NAT_TRAVERSAL_PORT, UDP_LENGTH
-from vnic.ports.base import BURST_BYTES, BURST_FRAMES, PortCounters
+from vnic.ports.base import BURST_BYTES, BURST_FRAMES, Counting, NativePort, PortCounters
 
 GATEWAY = bytes.fromhex("02766e696300")
 """Ethernet address of everybody beyond the wire: locally administered, "vnic"."""
@@ -103,13 +104,26 @@ class _Stranger(NamedTuple):
     """The highest number authenticated on its SA before."""
 
 
-class UdpPort:
+class NativeSocket(NativePort, Protocol):
+    """What the native engine has of the socket; see `vnic_native.UdpSocket`."""
+
+    def set_peer(self, address: str, port: int) -> None: ...
+
+    def set_host(self, mac: bytes) -> None: ...
+
+    def take_not_esp(self) -> int: ...
+
+    def take_aside(self) -> list[tuple[bytearray, int, int, tuple[str, int]]]: ...
+
+
+class UdpPort(Counting):
     """A UDP socket as a wire. Made by `open_udp`.
 
     Attributes:
         name, kind, mtu, counters: as for `Port`. `mtu` is the route's, less the UDP header.
         local, remote: the ends, as they were set; `remote` is also the address in the packets the card sees.
         netns: namespace of the socket; None is the daemon's own.
+        native: as for `Counting`.
         peer: where datagrams go now.
         keepalive_s: seconds without a datagram after which a keepalive is sent; 0: never.
         follow: whether `peer` changes when authenticated packets come from elsewhere.
@@ -120,6 +134,8 @@ class UdpPort:
     """
 
     kind: str = "udp"
+    read_loss = _READ_LOSS
+    write_loss = _WRITE_LOSS
 
     def __init__(
         self,
@@ -134,13 +150,13 @@ class UdpPort:
     ) -> None:
         """Take over two sockets made by `open_udp`: one bound, and one connected to `remote` that only tells
         what the kernel knows of the path."""
+        super().__init__()
         self.name = f"udp:{remote}"
         self.local = local
         self.remote = remote
         self.netns = netns
         self.peer = remote
         self.follow = follow
-        self.counters = PortCounters()
         self.highest: Callable[[int], int] = lambda spi: 0
         self.on_mtu: Callable[[], None] = lambda: None
         self.on_peer: Callable[[], None] = lambda: None
@@ -156,9 +172,12 @@ class UdpPort:
         self._answers: list[NetBuffer] = []
         self._held: tuple[list[NetBuffer], _Stranger] | None = None
         self._judged: _Stranger | None = None
+        self._aside: deque[tuple[bytearray, int, int, tuple[str, int]]] = deque()
+        self._native: NativeSocket | None = None
         self._wake: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._last_sent = self._loop.time()
+        self._sent_before = 0
         self.keepalive_s = keepalive_s
         self._timer: asyncio.TimerHandle | None = None
         self.mtu = self._path_mtu()
@@ -171,8 +190,41 @@ class UdpPort:
 
     def set_wake(self, wake: Callable[[], None] | None) -> None:
         self._wake = wake
-        if wake is not None and (self._answers or self._held):
+        if wake is not None and (self._answers or self._held or self._aside):
             wake()
+
+    def use_native(self, make: Callable[[int, bytes, bytes, str, int, bytes, bytes], NativeSocket]) -> None:
+        """Let the native engine read and write the socket too."""
+        descriptor = self.fileno()
+        if descriptor is None:
+            return
+        ends = self.local.address.packed, self.remote.address.packed
+        self._native = self.native = make(descriptor, *ends, *self._peer_address, self._host_address, GATEWAY)
+
+    def is_quiet(self) -> bool:
+        self._judge()
+        return not (self._answers or self._held or self._aside)
+
+    def fail(self, code: int) -> None:
+        """Hear of an errno that the native engine met here.
+
+        Raises:
+            PortError: the socket is closed.
+        """
+        if code in (errno.EBADF, errno.ENOTSOCK):
+            raise PortError(f"wire {self.name}{where(self.netns)} is closed")
+        if code in (errno.EMSGSIZE, errno.EINVAL):
+            self._look_at_path()
+        if self._native is not None and code == errno.ENOMSG:
+            # What it put aside: strangers, keepalives, IKE.
+            self._aside += self._native.take_aside()
+            self._wake_soon()
+
+    @property
+    def counters(self) -> PortCounters:
+        if self._native is not None:
+            self._lose(_NOT_ESP, self._native.take_not_esp())
+        return super().counters
 
     def use_host_address(self, mac: bytes) -> None:
         """Send frames for the card to this Ethernet address, six bytes: that of the host. What the host sends
@@ -180,6 +232,8 @@ class UdpPort:
         if mac != self._host_address:
             self._host_address = mac
             self._headers.clear()
+            if self._native is not None:
+                self._native.set_host(mac)
 
     # ------------------------------------------------------------------------------- from the network
 
@@ -199,10 +253,15 @@ class UdpPort:
             self._wake_soon()
             self._count(burst)
             return burst
+        while self._aside and self._held is None and len(burst) < BURST_FRAMES:
+            data, size, tos, sender = self._aside.popleft()
+            self._take(self._frames(data, size, tos), sender, burst)
+        if self._aside:
+            self._wake_soon()
         received = 0
         # What is of no use counts too: whoever floods the port with it must not keep the loop here.
         for _ in range(BURST_FRAMES):
-            if len(burst) >= BURST_FRAMES or received >= BURST_BYTES:
+            if self._held or len(burst) >= BURST_FRAMES or received >= BURST_BYTES:
                 break
             try:
                 length, ancillary, flags, address = self._socket.recvmsg_into(
@@ -220,21 +279,24 @@ class UdpPort:
             if flags & socket.MSG_TRUNC:
                 self._lose(_READ_LOSS)
                 continue
-            frames = self._frames(length, ancillary)
-            if address[:2] != self._peer_address:
-                if not self.follow or not frames:
-                    self._lose(_STRANGER, max(len(frames), 1))
-                    continue
-                spi = int.from_bytes(frames[0].frame[self._front : self._front + 4], "big")
-                self._held = (frames, _Stranger(address[:2], spi, 0))
-                self._wake_soon()
-                break
-            burst += frames
+            size, tos = _told(length, ancillary)
+            self._take(self._frames(self._buffer[:length], size, tos), address[:2], burst)
         self._count(burst)
         return burst
 
+    def _take(self, frames: list[NetBuffer], sender: tuple[str, int], burst: list[NetBuffer]) -> None:
+        """Put frames into the burst, or hold what a stranger sent, or drop it."""
+        if sender == self._peer_address:
+            burst += frames
+        elif not self.follow or not frames:
+            self._lose(_STRANGER, max(len(frames), 1))
+        else:
+            spi = int.from_bytes(frames[0].frame[self._front : self._front + 4], "big")
+            self._held = (frames, _Stranger(sender, spi, 0))
+            self._wake_soon()
+
     def _count(self, burst: list[NetBuffer]) -> None:
-        counters = self.counters
+        counters = self._counters
         counters.rx_frames += len(burst)
         counters.rx_bytes += sum(len(buffer.frame) for buffer in burst)
 
@@ -243,18 +305,11 @@ class UdpPort:
         """Bytes in front of ESP in a frame for the card."""
         return ETHERNET_LENGTH + (IPV6_LENGTH if self._ipv6 else IPV4_LENGTH)
 
-    def _frames(self, length: int, ancillary: list[tuple[int, int, bytes]]) -> list[NetBuffer]:
+    def _frames(self, data: bytearray, size: int, tos: int) -> list[NetBuffer]:
         """The ESP packets of one or more datagrams of one size, as frames."""
-        size, tos = length, 0
-        for level, kind, data in ancillary:
-            if level == _SOL_UDP and kind == _UDP_GRO:
-                size = _INT.unpack(data[:4])[0]
-            else:
-                # IP_TOS is one byte, IPV6_TCLASS an int; little or big, one of its bytes is not zero.
-                tos = max(data, default=0)
         frames: list[NetBuffer] = []
-        for start in range(0, length, max(size, 1)):
-            datagram = self._buffer[start : min(start + size, length)]
+        for start in range(0, len(data), max(size, 1)):
+            datagram = data[start : start + size]
             if len(datagram) < ESP_HEADER_LENGTH or datagram.startswith(_NO_SPI):
                 if datagram != _KEEPALIVE:
                     self._lose(_IKE if datagram.startswith(_NO_SPI) else _NOT_ESP)
@@ -287,6 +342,8 @@ class UdpPort:
             return
         self._peer_address = judged.address
         self.peer = End(type(self.local.address)(judged.address[0]), judged.address[1])
+        if self._native is not None:
+            self._native.set_peer(*judged.address)
         with contextlib.suppress(OSError):
             self._probe.connect(judged.address)
         self.on_peer()
@@ -379,11 +436,15 @@ class UdpPort:
                 self._look_at_path()
             return
         self._last_sent = self._loop.time()
-        self.counters.tx_frames += len(run)
-        self.counters.tx_bytes += sum(len(one) for one in run) + len(run) * self._front
+        self._counters.tx_frames += len(run)
+        self._counters.tx_bytes += sum(len(one) for one in run) + len(run) * self._front
 
     def _keep_alive(self) -> None:
         """Have a NAT on the way keep its mapping, when nothing else did (RFC 3948 §4)."""
+        sent = self.counters.tx_frames
+        if sent != self._sent_before:
+            # Some may be the native engine's, which keeps no time: the silence begins now at the latest.
+            self._sent_before, self._last_sent = sent, self._loop.time()
         wait = self._last_sent + self.keepalive_s - self._loop.time()
         if wait <= 0:
             with contextlib.suppress(OSError):
@@ -412,10 +473,6 @@ class UdpPort:
         if self._wake is not None:
             self._wake()
 
-    def _lose(self, reason: str, count: int = 1) -> None:
-        drops = self.counters.drops
-        drops[reason] = drops.get(reason, 0) + count
-
     def features(self) -> dict[str, str]:
         return {}
 
@@ -423,8 +480,22 @@ class UdpPort:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._close_native()
+        self._native = None
         self._socket.close()
         self._probe.close()
+
+
+def _told(length: int, ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
+    """Bytes of each datagram, and traffic class, as the kernel tells them beside what it gives."""
+    size, tos = length, 0
+    for level, kind, data in ancillary:
+        if level == _SOL_UDP and kind == _UDP_GRO:
+            size = _INT.unpack(data[:4])[0]
+        else:
+            # IP_TOS is one byte, IPV6_TCLASS an int; little or big, one of its bytes is not zero.
+            tos = max(data, default=0)
+    return size, tos
 
 
 async def open_udp(

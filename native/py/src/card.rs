@@ -76,7 +76,7 @@ impl Drop for Key {
     }
 }
 
-fn address(bytes: &[u8]) -> PyResult<IpAddr> {
+pub(crate) fn address(bytes: &[u8]) -> PyResult<IpAddr> {
     if let Ok(bytes) = <[u8; 4]>::try_from(bytes) {
         Ok(IpAddr::from(bytes))
     } else if let Ok(bytes) = <[u8; 16]>::try_from(bytes) {

@@ -14,7 +14,7 @@ mod vnic_native {
     #[pymodule_export]
     use crate::card::{Card, InboundSa, OutboundSa, library_version};
     #[pymodule_export]
-    use crate::ports::{Link, PacketSocket, Pump, Tap};
+    use crate::ports::{Link, PacketSocket, Pump, Tap, UdpSocket};
     #[pymodule_export]
     use crate::state::{CounterIvs, OutboundSequence, ReplayWindow, SaCounters};
 }

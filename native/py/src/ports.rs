@@ -2,17 +2,18 @@
 //!
 //! Law: whole bursts without the interpreter; only frames that are left to the Python engine become objects.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
-use vnic_core::card;
 use vnic_core::frames::{Frame, Frames};
-use vnic_core::io::{self, Counts, End, Moved, Scratch};
+use vnic_core::io::{self, Counts, End, Moved, Scratch, Wire};
 use vnic_core::punt::Punt;
+use vnic_core::udp;
 
-use crate::card::Card;
+use crate::card::{Card, address};
 
 /// Frames and bytes received, frames and bytes sent, frames lost in reading and in writing.
 type Counted = (u64, u64, u64, u64, u64, u64);
@@ -78,6 +79,112 @@ impl PacketSocket {
     }
 }
 
+/// A UDP socket; see `vnic_core::udp::UdpSocket`. The descriptor stays the caller's.
+#[pyclass(frozen, module = "vnic_native")]
+pub struct UdpSocket(Mutex<udp::UdpSocket>);
+
+/// Datagrams put aside: payload, bytes of each but the last, traffic class, sender.
+type Aside<'py> = (Bound<'py, PyByteArray>, usize, u8, (String, u16));
+
+fn mac(bytes: &[u8]) -> PyResult<[u8; 6]> {
+    bytes.try_into().map_err(|_| PyValueError::new_err("an Ethernet address has six bytes"))
+}
+
+fn socket_address(address: &str, port: u16) -> PyResult<SocketAddr> {
+    let address: IpAddr = address.parse().map_err(|_| PyValueError::new_err("no IP address"))?;
+    Ok(SocketAddr::new(address, port))
+}
+
+#[pymethods]
+impl UdpSocket {
+    #[new]
+    fn new(
+        descriptor: i32,
+        local: &[u8],
+        remote: &[u8],
+        peer_address: &str,
+        peer_port: u16,
+        host: &[u8],
+        gateway: &[u8],
+    ) -> PyResult<Self> {
+        let peer = socket_address(peer_address, peer_port)?;
+        let (local, remote) = (address(local)?, address(remote)?);
+        let (host, gateway) = (mac(host)?, mac(gateway)?);
+        Ok(Self(Mutex::new(udp::UdpSocket::new(descriptor, local, remote, peer, host, gateway))))
+    }
+
+    /// Send to another address from now on, and take datagrams from there.
+    fn set_peer(&self, address: &str, port: u16) -> PyResult<()> {
+        locked(&self.0).set_peer(socket_address(address, port)?);
+        Ok(())
+    }
+
+    /// Send frames for the card to another host.
+    fn set_host(&self, host: &[u8]) -> PyResult<()> {
+        locked(&self.0).set_host(mac(host)?);
+        Ok(())
+    }
+
+    /// What passed since the last call; see `vnic.ports.base.NativePort`.
+    fn take_counts(&self) -> Counted {
+        counted(locked(&self.0).take_counts())
+    }
+
+    /// Frames that were not ESP packets between the two ends, since the last call.
+    fn take_not_esp(&self) -> u64 {
+        locked(&self.0).take_not_esp()
+    }
+
+    /// Datagrams that Python has to judge, since the last call, in order.
+    fn take_aside<'py>(&self, py: Python<'py>) -> Vec<Aside<'py>> {
+        let made = |one: udp::Aside| {
+            let sender = (one.sender.ip().to_string(), one.sender.port());
+            (PyByteArray::new(py, &one.data), one.size, one.traffic_class, sender)
+        };
+        locked(&self.0).take_aside().into_iter().map(made).collect()
+    }
+
+    /// Touch the descriptor no more.
+    fn close(&self) {
+        locked(&self.0).close();
+    }
+}
+
+/// What a card may be plugged into, as Python hands it over.
+#[derive(FromPyObject)]
+enum AnyWire<'py> {
+    Packet(Bound<'py, PacketSocket>),
+    Udp(Bound<'py, UdpSocket>),
+    Tap(Bound<'py, Tap>),
+}
+
+/// The same, without Python.
+enum Plugged<'a> {
+    Packet(&'a Mutex<io::PacketSocket>),
+    Udp(&'a Mutex<udp::UdpSocket>),
+    Tap(&'a Mutex<io::Tap>),
+}
+
+impl AnyWire<'_> {
+    fn plugged(&self) -> Plugged<'_> {
+        match self {
+            Self::Packet(wire) => Plugged::Packet(&wire.get().0),
+            Self::Udp(wire) => Plugged::Udp(&wire.get().0),
+            Self::Tap(wire) => Plugged::Tap(&wire.get().0),
+        }
+    }
+}
+
+impl Plugged<'_> {
+    fn with<T>(&self, work: impl FnOnce(&mut dyn Wire) -> T) -> T {
+        match self {
+            Self::Packet(wire) => work(&mut *locked(wire)),
+            Self::Udp(wire) => work(&mut *locked(wire)),
+            Self::Tap(wire) => work(&mut *locked(wire)),
+        }
+    }
+}
+
 /// One end of a link: nothing but what passed it.
 #[pyclass(frozen, module = "vnic_native")]
 #[derive(Default)]
@@ -111,8 +218,8 @@ impl Pump {
         Self::default()
     }
 
-    /// Read a TAP, protect, and send to a wire (`Tap` or `PacketSocket`), until nothing waits, something has to be
-    /// done by Python, or a slice of time is over.
+    /// Read a TAP, protect, and send to a wire, until nothing waits, something has to be done by Python, or a slice of
+    /// time is over.
     ///
     /// Gives None if there is nothing to be done by Python.
     fn tap_to_wire<'py>(
@@ -120,59 +227,37 @@ impl Pump {
         py: Python<'py>,
         card: &Card,
         tap: &Tap,
-        wire: &Bound<'py, PyAny>,
+        wire: AnyWire<'py>,
         now: f64,
     ) -> PyResult<Option<Rest<'py>>> {
-        let socket;
-        let other;
-        let wire: &(dyn Fn(&mut card::Card, &mut io::Tap, &mut Scratch) -> Moved + Sync) =
-            if let Ok(found) = wire.cast::<PacketSocket>() {
-                socket = found.get();
-                &|card, tap, scratch| io::tap_to_wire(card, tap, &mut *locked(&socket.0), now, scratch)
-            } else if let Ok(found) = wire.cast::<Tap>() {
-                other = found.get();
-                &|card, tap, scratch| io::tap_to_wire(card, tap, &mut *locked(&other.0), now, scratch)
-            } else {
-                return Err(PyTypeError::new_err("a wire is a Tap or a PacketSocket"));
-            };
         let mut scratch = locked(&self.0);
         let scratch = &mut *scratch;
+        let wire = wire.plugged();
         let moved = py.detach(|| {
             card.with(|card| {
                 let tap = &mut *locked(&tap.0);
-                io::in_rounds(scratch, |scratch| wire(card, tap, scratch))
+                wire.with(|wire| io::in_rounds(scratch, |scratch| io::tap_to_wire(card, tap, wire, now, scratch)))
             })
         });
         Ok(rest(py, moved, scratch))
     }
 
-    /// Read a wire (`Tap` or `PacketSocket`), open, and write to a TAP; otherwise as `tap_to_wire`.
+    /// Read a wire, open, and write to a TAP; otherwise as `tap_to_wire`.
     fn wire_to_tap<'py>(
         &self,
         py: Python<'py>,
         card: &Card,
-        wire: &Bound<'py, PyAny>,
+        wire: AnyWire<'py>,
         tap: &Tap,
         now: f64,
     ) -> PyResult<Option<Rest<'py>>> {
-        let socket;
-        let other;
-        let wire: &(dyn Fn(&mut card::Card, &mut io::Tap, &mut Scratch) -> Moved + Sync) =
-            if let Ok(found) = wire.cast::<PacketSocket>() {
-                socket = found.get();
-                &|card, tap, scratch| io::wire_to_tap(card, &mut *locked(&socket.0), tap, now, scratch)
-            } else if let Ok(found) = wire.cast::<Tap>() {
-                other = found.get();
-                &|card, tap, scratch| io::wire_to_tap(card, &mut *locked(&other.0), tap, now, scratch)
-            } else {
-                return Err(PyTypeError::new_err("a wire is a Tap or a PacketSocket"));
-            };
         let mut scratch = locked(&self.0);
         let scratch = &mut *scratch;
+        let wire = wire.plugged();
         let moved = py.detach(|| {
             card.with(|card| {
                 let tap = &mut *locked(&tap.0);
-                io::in_rounds(scratch, |scratch| wire(card, tap, scratch))
+                wire.with(|wire| io::in_rounds(scratch, |scratch| io::wire_to_tap(card, wire, tap, now, scratch)))
             })
         });
         Ok(rest(py, moved, scratch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -279,3 +280,75 @@ def test_port_in_use_is_refused_with_advice(wire4: Wire) -> None:
     taken = End(ip_address(REMOTE[4]), wire4.remote.port)
     with pytest.raises(PortError, match="choose another"):
         asyncio.run(open_udp(taken, wire4.local))
+
+
+class Beside:
+    """What the native engine would have of the socket."""
+
+    def __init__(self, *made_with: object) -> None:
+        self.made_with = made_with
+        self.aside: list[tuple[bytearray, int, int, tuple[str, int]]] = []
+        self.peers: list[tuple[str, int]] = []
+
+    def set_peer(self, address: str, port: int) -> None:
+        self.peers.append((address, port))
+
+    def set_host(self, mac: bytes) -> None:
+        self.host = mac
+
+    def take_counts(self) -> tuple[int, int, int, int, int, int]:
+        return 1, 100, 2, 200, 3, 4
+
+    def take_not_esp(self) -> int:
+        return 5
+
+    def take_aside(self) -> list[tuple[bytearray, int, int, tuple[str, int]]]:
+        aside, self.aside = self.aside, []
+        return aside
+
+    def close(self) -> None:
+        self.made_with = ()
+
+
+def test_what_the_native_engine_puts_aside_is_judged_here_before_it_goes_on(wire4: Wire) -> None:
+    async def work(port: UdpPort) -> None:
+        made: list[Beside] = []
+
+        def make(*words: object) -> Beside:
+            made.append(Beside(*words))
+            return made[0]
+
+        port.use_native(make)
+        (native,) = made
+        woken: list[bool] = []
+        port.set_wake(lambda: woken.append(True))
+        numbers = {SPI: 5}
+        port.highest = lambda spi: numbers.get(spi, 0)
+        peer = (REMOTE[4], wire4.remote.port)
+        native.aside = [
+            (bytearray(b"\xff"), 1, 0, peer),
+            (bytearray(esp(6) + esp(7)), len(esp(6)), 0, peer),
+            (bytearray(esp(8)), len(esp(8)), 0, ("127.0.0.3", 4500)),
+            (bytearray(esp(9)), len(esp(9)), 0, peer),
+        ]
+        assert port.is_quiet()
+        port.fail(errno.ENOMSG)
+        assert woken
+        assert not port.is_quiet()
+        assert [bytes(one.frame[34:]) for one in port.receive_burst()] == [esp(6), esp(7)]
+        assert [bytes(one.frame[34:]) for one in port.receive_burst()] == [esp(8)]
+        numbers[SPI] = 8
+        assert not port.is_quiet()
+        assert native.peers == [("127.0.0.3", 4500)]
+        # Who was the peer is a stranger now, and has nothing new to say.
+        assert port.receive_burst() == []
+        assert [bytes(one.frame[34:]) for one in port.receive_burst()] == [esp(9)]
+        assert port.is_quiet()
+        assert native.peers == [("127.0.0.3", 4500)]
+        counters = port.counters
+        assert (counters.rx_frames, counters.tx_frames) == (5, 2)
+        assert counters.drops == {"wire_not_esp": 5, "wire_receive": 3, "wire_write": 4}
+        with pytest.raises(PortError):
+            port.fail(errno.EBADF)
+
+    wire4.run(work, follow=True)
