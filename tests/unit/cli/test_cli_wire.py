@@ -189,3 +189,11 @@ def test_statistics_name_the_faults_done(vnic: Command) -> None:
     vnic.memory.answers[api.GetStatistics] = api.StatisticsReply(adapters=[faulty])
     lines = [line.split() for line in vnic("stats").out.splitlines()]
     assert ["lost", "rx", "3"] in lines
+
+
+def test_what_the_native_engine_has_left_is_counted_by_reason(vnic: Command) -> None:
+    left = replace(STATISTICS, punts=[api.PuntCount(reason="unknown_flow", frames=3)])
+    vnic.memory.answers[api.GetStatistics] = api.StatisticsReply(adapters=[left])
+    lines = [line.split() for line in vnic("stats").out.splitlines()]
+    assert ["LEFT", "BY", "NATIVE", "FRAMES"] in lines
+    assert ["unknown_flow", "3"] in lines
