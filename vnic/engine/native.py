@@ -41,6 +41,9 @@ _REMARK = 1 << 28
 """Extended numbers after which an SA, when it is told of again, is told with its present number: long before
 the native card has the NIC see a packet for want of that (2^30)."""
 
+_MAX_FLOWS = 8192
+"""Flows of one burst that are noted."""
+
 _ANY_VALUE = frozenset(
     {
         "direction",
@@ -149,16 +152,21 @@ class _Outbound(Outbound):
     """The send half of the reference engine; keeps the flows whose packets it has protected.
 
     Attributes:
-        protected: those flows, until somebody clears it.
+        protected: those flows of the last burst, until somebody clears it.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.protected: dict[FlowKey, None] = {}
 
+    def send(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
+        self.protected.clear()
+        return super().send(burst, now)
+
     def _verdict(self, flow: FlowKey) -> Verdict:
         verdict = super()._verdict(flow)
-        if isinstance(verdict, Encapsulation):
+        # Answers to the wire and dummies are protected outside of bursts, too.
+        if isinstance(verdict, Encapsulation) and len(self.protected) < _MAX_FLOWS:
             self.protected[flow] = None
         return verdict
 
@@ -173,12 +181,17 @@ class _Inbound(Inbound):
     """The receive half of the reference engine; keeps the inner flows it has let pass.
 
     Attributes:
-        passed: those flows, with the layers the NIC opened, until somebody clears it.
+        passed: those flows of the last burst, with the layers the NIC opened, until somebody clears it.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.passed: dict[tuple[FlowKey, tuple[Layer, ...]], None] = {}
+
+    def receive(self, burst: list[NetBuffer], now: float) -> list[NetBuffer]:
+        # What passed before may have passed by other policies.
+        self.passed.clear()
+        return super().receive(burst, now)
 
     def _receive_plain(self, buffer: NetBuffer, info: ReceiveInfo, now: float) -> bool:
         # Streams are the native card's; what comes here is to be learnt from.

@@ -146,6 +146,26 @@ def test_watched_bursts_go_to_the_reference_engine_whole() -> None:
     assert (left.card.sent, right.card.received) == counted
 
 
+def test_what_passed_while_somebody_watched_is_not_told_under_another_policy() -> None:
+    left, right = cards()
+    right.receive_observer = lambda burst: None
+    assert receive(right, send(left))
+    right.receive_observer = None
+    right.delete_policy(IN, None, 1)
+    right.add_policy(policy(IN, ANY, action=PolicyAction.DISCARD))
+    for _ in range(3):
+        assert not receive(right, send(left))
+
+
+def test_flows_of_watched_bursts_do_not_pile_up() -> None:
+    left, right = cards()
+    left.send_observer = right.receive_observer = lambda burst: None
+    for port in range(3):
+        packet = IP(src="10.1.0.1", dst="10.2.0.1") / UDP(sport=port, dport=8)
+        receive(right, [one.frame for one in left.send([NetBuffer(bytearray(frame_of(packet)))], 1.0).wire])
+        assert len(left._outbound.protected) == len(right._inbound.passed) == 1
+
+
 def test_no_number_and_no_iv_comes_twice_whoever_seals() -> None:
     left, right = cards()
     frames: list[bytearray] = []
