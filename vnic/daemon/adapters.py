@@ -286,6 +286,8 @@ class Adapters:
             adapter = self.require(name, "name")
             peer = self.peer_of(adapter)
             del self._by_name[name]
+            if self.surroundings.numbers is not None and adapter.inline is not None:
+                self.surroundings.numbers.hear(adapter.inline.inbound_numbers())
             # A request that found it before may still be on its way.
             adapter.failure = "it was deleted"
             writer = adapter.close()

@@ -815,6 +815,7 @@ async def _reserve(adapter: Adapter, sa: SecurityAssociation, *, fresh: bool) ->
     if adapter.numbers is None:
         return _Reserved(sa)
     if sa.direction is Direction.INBOUND:
+        adapter.numbers.hear(adapter.require_inline().departed_numbers())
         return _Reserved(replace(sa, sequence_number=max(sa.sequence_number, adapter.numbers.top(sa))))
     lease = await adapter.numbers.lease(sa, sa.sequence_number, fresh=fresh)
     adapter.require_running()

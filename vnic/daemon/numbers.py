@@ -175,7 +175,7 @@ class Numbers:
         Raises:
             StateError: the disk refused; the next note holds them too.
         """
-        self._note(tops)
+        self.hear(tops)
         await self._on_disk(self._version)
 
     def note_last_tops(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> None:
@@ -184,10 +184,11 @@ class Numbers:
         Raises:
             StateError: the disk refused.
         """
-        self._note(tops)
+        self.hear(tops)
         self._write(self._bytes(), self._version)
 
-    def _note(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> None:
+    def hear(self, tops: Iterable[tuple[SecurityAssociation, int]]) -> None:
+        """Hear of the highest numbers that have come; the next note puts them on the disk."""
         changed = False
         for sa, top in tops:
             name = self._name(sa)

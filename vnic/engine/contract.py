@@ -377,7 +377,12 @@ class Engine(Card, Protocol):
         ...
 
     def inbound_numbers(self) -> Iterator[tuple[SecurityAssociation, int]]:
-        """Inbound SAs to which something has come since the last call, with the highest number of each."""
+        """Inbound SAs to which something has come since the last call, with the highest number of each; also
+        those that are gone, while `reserving`."""
+        ...
+
+    def departed_numbers(self) -> list[tuple[SecurityAssociation, int]]:
+        """Of these, those that are gone."""
         ...
 
     def withhold(self, sa: SaId, *, for_good: bool) -> None:

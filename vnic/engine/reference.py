@@ -326,7 +326,12 @@ class ReferenceEngine(NicCard):
     def reserve(self, sa: SaId, after: int, last: int) -> None:
         self._sad.reserve(sa, after, last)
 
+    def departed_numbers(self) -> list[tuple[SecurityAssociation, int]]:
+        departed, self._sad.departed = self._sad.departed, []
+        return departed
+
     def inbound_numbers(self) -> Iterator[tuple[SecurityAssociation, int]]:
+        yield from self.departed_numbers()
         for state in list(self._sad.inbound.values()):
             top = state.sequence_number
             if top != state.noted:

@@ -70,6 +70,8 @@ class Sad(SaDoor):
         generation: grows with every change, so that caches know they are stale.
         now: `now` of binary requests, seconds.
         reserving: whether an outbound SA sends only with numbers that `reserve` has given it.
+        departed: while `reserving`, inbound SAs that are gone, and the highest number of each that nobody has
+            noted; who notes it empties it.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Sad(SaDoor):
         self.generation = 0
         self.now = 0.0
         self.reserving = False
+        self.departed: list[tuple[SecurityAssociation, int]] = []
 
     @property
     def outbound_changes(self) -> Changes[tuple[int, bytes]]:
@@ -648,6 +651,8 @@ class Sad(SaDoor):
         sa_id = state.sa.id
         del self.table[sa_id]
         if state.window is not None:
+            if self.reserving and state.window.top != state.noted:
+                self.departed.append((state.sa, state.window.top))
             del self.inbound[sa_id]
             end = (sa_id.destination, sa_id.protocol)
             self.inbound_ends[end] -= 1

@@ -511,6 +511,47 @@ def test_window_of_an_inbound_sa_begins_where_that_of_its_last_life_ended(tmp_pa
         assert run(work(numbers, frames)) == 0
 
 
+@pytest.mark.parametrize("how", ["SA deleted", "SAs flushed", "SA replaced and back", "adapter deleted"])
+def test_window_of_an_sa_that_goes_and_comes_again_begins_where_it_was(tmp_path: Path, how: str) -> None:
+    """In one life, before anybody has noted what came."""
+    inbound = replace(MESSAGE, src=FAR, dst=NEAR, direction="in")
+    peer = ReferenceEngine(os.urandom)
+    peer.add_policy(policy(OUT, selector("10.0.0.0/8"), template(ESP, TUNNEL, FAR, NEAR)))
+    peer.add_sa(values.sa_of(replace(inbound, direction="out"), OUT), 0.0)
+    sealed = peer.send([NetBuffer(frame_of(PACKET)) for _ in range(6)], 1.0).wire
+    frames = [bytearray(one.frame) for one in sealed]
+
+    async def work(numbers: Numbers) -> None:
+        async with Desk(numbers) as desk:
+            wanted = policy(IN, selector("10.0.0.0/8"), template(ESP, TUNNEL, FAR, NEAR))
+
+            def receive(count: int) -> int:
+                burst = [NetBuffer(bytearray(frame)) for frame in frames[:count]]
+                return len(desk.engine.receive(burst, desk.world.now).host)
+
+            desk.engine.add_policy(wanted)
+            answer = desk.handlers.answer
+            await answer(api.AddSa(sa=inbound))
+            assert receive(4) == 4
+            if how == "SA deleted":
+                await answer(api.DeleteSa(spi=0x100, dst=NEAR, proto="esp", adapter="left"))
+            elif how == "SAs flushed":
+                await answer(api.FlushSas(adapter="left"))
+            elif how == "SA replaced and back":
+                await answer(api.ReplaceSa(sa=replace(inbound, encryption_key="88" * 20)))
+            else:
+                await answer(api.DeleteAdapter(name="left"))
+                await answer(api.AddAdapter(name="left", tap="tap0"))
+                desk.engine.add_policy(wanted)
+            again = api.ReplaceSa if how == "SA replaced and back" else api.AddSa
+            await answer(again(sa=inbound))
+            assert receive(4) == 0
+            assert receive(6) == 2
+
+    with life(tmp_path, begin=True) as numbers:
+        run(work(numbers))
+
+
 def test_without_a_directory_nothing_is_kept_and_nothing_waits() -> None:
     async def work() -> None:
         async with Desk(None) as desk:  # type: ignore[arg-type]
