@@ -704,6 +704,19 @@ def running_daemon(directory: Path, configuration: str = "") -> Iterator[Daemon]
         daemon.close()
 
 
+def begin_record(directory: Path) -> str:
+    """Begin a record of sequence numbers below a directory; gives the settings of a daemon that keeps it."""
+    state = directory / "state"
+    state.mkdir()
+    settings = f'[state]\ndirectory = "{state}"\n'
+    config = directory / "new.toml"
+    config.write_text(settings)
+    subprocess.run(
+        [BIN / "vnicd", "--config", config, "--new-state"], check=True, timeout=30, stdout=subprocess.DEVNULL
+    )
+    return settings
+
+
 @contextlib.contextmanager
 def running_pair(
     directory: Path,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from card import BIN, CBC, GCM, LEFT, RIGHT, Association, Layer, Pair, policy, running_pair
+from card import CBC, GCM, LEFT, RIGHT, Association, Layer, Pair, begin_record, policy, running_pair
 from traffic import Sniffer, forget_neighbours, ping, spi_of, wait_until
 
 pytestmark = pytest.mark.live
@@ -20,15 +19,7 @@ REFUSED = {"out_not_reserved", "out_no_sa", "in_icv", "in_replay_duplicate", "in
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    state = tmp_path / "state"
-    state.mkdir()
-    settings = f'[state]\ndirectory = "{state}"\n'
-    config = tmp_path / "new.toml"
-    config.write_text(settings)
-    subprocess.run(
-        [BIN / "vnicd", "--config", config, "--new-state"], check=True, timeout=30, stdout=subprocess.DEVNULL
-    )
-    with running_pair(tmp_path, "netdev", from_file=True, settings=settings) as made:
+    with running_pair(tmp_path, "netdev", from_file=True, settings=begin_record(tmp_path)) as made:
         yield made
 
 

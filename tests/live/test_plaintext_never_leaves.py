@@ -8,16 +8,17 @@ it. The marker fills each datagram of the host, and no piece of a datagram is sh
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from card import CBC, GCM, LEFT, RIGHT, Association, Layer, Pair, policy, running_pair
+from card import CBC, GCM, LEFT, RIGHT, Association, Layer, Pair, begin_record, policy, running_pair
 from traffic import Sniffer, background, forget_neighbours, is_sealed, ping, wait_until
 
 pytestmark = pytest.mark.live
@@ -31,6 +32,8 @@ class Host:
 
     def __init__(self, pair: Pair, marker: bytes) -> None:
         self.sent = 0
+        self._talks = threading.Event()
+        self._talks.set()
         self._pair = pair
         self._payloads = (marker * 4, marker * 60, marker * 400)
         self._sockets = [
@@ -40,7 +43,7 @@ class Host:
 
     def __call__(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            for end, to in self._sockets:
+            for end, to in self._sockets if self._talks.is_set() else ():
                 for payload in self._payloads:
                     try:
                         end.sendto(payload, socket.MSG_DONTWAIT, to)
@@ -50,6 +53,15 @@ class Host:
             time.sleep(0.001)
         for end, _ in self._sockets:
             end.close()
+
+    @contextlib.contextmanager
+    def silence(self) -> Iterator[None]:
+        """Have it say nothing for a while."""
+        self._talks.clear()
+        try:
+            yield
+        finally:
+            self._talks.set()
 
     def goes_on(self, packets: int = 60) -> None:
         """Wait until it has sent so many more."""
@@ -142,6 +154,65 @@ def associations_are_rekeyed(play: Play) -> None:
     play.seals()
 
 
+def sizes_and_pauses_are_hidden(play: Play) -> None:
+    """With padding and dummies, made by the NIC and in software; and a rekey of such an SA."""
+    vnic = play.pair.daemon.vnic
+    hiding = " tfcpad 1000 dummy 10 dscp 7 ttl 9 df clear offload "
+    for value in ("0", "3"):
+        vnic("adapter", "set", LEFT, "keyword", "*IPsecOffloadV2", value)
+        vnic("adapter", "restart", LEFT)
+        play.batch(play.renew(4).replace(" offload ", hiding), play.renew(6))
+        play.host.goes_on()
+    old = play.out(4)
+    new = play.sas[4][LEFT][0] = old.renewed()
+    play.batch(f"sa rekey dev {LEFT} {old.renewal(new, 'out')}", new.add(RIGHT, "in"), old.delete(RIGHT))
+    play.seals()
+    # Its dummies begin with its next pause; nothing else is sent.
+    sent = play.pair.daemon.statistics(LEFT)["card"]["tx_dummies"]
+    with play.host.silence():
+        wanted = sent + 5
+        assert wait_until(lambda: play.pair.daemon.statistics(LEFT)["card"]["tx_dummies"] >= wanted)
+    play.batch(play.renew(4))
+    play.seals()
+
+
+def discards_are_answered(play: Play) -> None:
+    """To the host by its own card; over the wire, quoting what came by an SA, by the far one."""
+    vnic = play.pair.daemon.vnic
+    for adapter in (LEFT, RIGHT):
+        vnic("adapter", "set", adapter, "prohibited", "answer")
+    for version in (4, 6):
+        ends = play.pair.left.addresses[version], play.pair.right.addresses[version]
+        named = f"src {ends[0]} dst {ends[1]}"
+        for adapter, direction, count in ((LEFT, "out", "tx"), (RIGHT, "in", "rx")):
+            play.batch(
+                f"policy add dev {adapter} {direction} {named} proto udp discard priority 1",
+                f"xfrm policy delete {named} dir {direction} dev {adapter}",
+            )
+            answered = f"{count}_prohibited_answered"
+            before = play.pair.daemon.statistics(adapter)["card"][answered]
+            assert wait_until(
+                lambda a=adapter, w=answered, b=before: play.pair.daemon.statistics(a)["card"][w] > b + 5
+            )
+            if adapter == RIGHT:
+                # What could seal the answers goes; then there are none.
+                old = play.sas[version][RIGHT][0]
+                play.batch(old.delete(RIGHT))
+                play.host.goes_on()
+                new = play.sas[version][RIGHT][0] = old.renewed()
+                play.batch(new.add(LEFT, "in"), new.add(RIGHT, "out"), old.delete(LEFT))
+            play.batch(
+                policy(adapter, direction, *ends, [play.out(version)]),
+                f"policy deleteall dev {adapter} {direction} proto udp",
+            )
+    for adapter in (LEFT, RIGHT):
+        vnic("adapter", "set", adapter, "prohibited", "silent", "vlan", "drop")
+    play.host.goes_on()
+    for adapter in (LEFT, RIGHT):
+        vnic("adapter", "set", adapter, "vlan", "protect")
+    play.seals()
+
+
 def associations_run_out_of_numbers(play: Play) -> None:
     for version in (4, 6):
         play.batch(play.renew(version, last_number=LAST_NUMBER - 30))
@@ -230,15 +301,19 @@ def daemon_is_killed(play: Play) -> None:
     play.seals()
 
 
-DEEDS = (
+TO_ASSOCIATIONS = (
     associations_are_deleted_and_added,
     associations_are_renewed,
     associations_are_rekeyed,
     associations_run_out_of_numbers,
     associations_expire,
+    sizes_and_pauses_are_hidden,
+)
+TO_ALL_ELSE = (
     policies_are_deleted_and_added,
     policies_of_others_come_and_go,
     fragments_are_judged_otherwise,
+    discards_are_answered,
     adapter_is_reset_paused_and_restarted,
     card_refuses_to_offload,
     daemon_is_restarted,
@@ -246,9 +321,10 @@ DEEDS = (
 )
 
 
-def test_plaintext_never_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deeds", [TO_ASSOCIATIONS, TO_ALL_ELSE], ids=["to associations", "to all else"])
+def test_plaintext_never_leaves(tmp_path: Path, deeds: tuple[Callable[[Play], None], ...]) -> None:
     marker = secrets.token_bytes(16)
-    with running_pair(tmp_path, "netdev", from_file=True) as pair:
+    with running_pair(tmp_path, "netdev", from_file=True, settings=begin_record(tmp_path)) as pair:
         end = pair.ends[0]
         with Sniffer(end.namespace, end.device, marker=marker, keep=64) as wire:
             pair.daemon.vnic("xfrm", "policy", "setdefault", "in", "accept", "out", "accept", "dev", LEFT)
@@ -263,7 +339,7 @@ def test_plaintext_never_leaves(tmp_path: Path) -> None:
             play = Play(pair, host, wire)
             play.protect()
             with background(host):
-                for deed in DEEDS:
+                for deed in deeds:
                     deed(play)
                     assert wire.marked == [], f"clear text left while {deed.__name__.replace('_', ' ')}"
             wire.settle()
