@@ -248,6 +248,7 @@ class ExternalEngine(NicCard):
                 "an SA with this destination, protocol and SPI exists; delete or update it",
                 field="spi",
                 value=str(sa.id),
+                allowed="another SPI",
             )
         if not replace:
             handle = self._offload(sa, now)

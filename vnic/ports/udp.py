@@ -46,6 +46,9 @@ GATEWAY = bytes.fromhex("02766e696300")
 DEFAULT_KEEPALIVE_S = 20
 """RFC 3948 §4 (M)."""
 
+LOOK_AT_PATH_S = 60.0
+"""Seconds between two questions whether the path has grown: nothing fails by which that could be told."""
+
 BUFFER_LENGTH = 8 << 20
 """Bytes the kernel may hold for the socket, each way."""
 
@@ -181,6 +184,7 @@ class UdpPort(Counting):
         self.keepalive_s = keepalive_s
         self._timer: asyncio.TimerHandle | None = None
         self.mtu = self._path_mtu()
+        self._looking = self._loop.call_later(LOOK_AT_PATH_S, self._look_again)
         if keepalive_s:
             self._timer = self._loop.call_later(keepalive_s, self._keep_alive)
 
@@ -463,6 +467,13 @@ class UdpPort(Counting):
         except OSError:
             return (1280 if self._ipv6 else 576) - UDP_LENGTH
 
+    def _look_again(self) -> None:
+        """Have the kernel find the route anew, as it is now, and see what it takes."""
+        with contextlib.suppress(OSError):
+            self._probe.connect(self._peer_address)
+        self._look_at_path()
+        self._looking = self._loop.call_later(LOOK_AT_PATH_S, self._look_again)
+
     def _look_at_path(self) -> None:
         mtu = self._path_mtu()
         if mtu != self.mtu:
@@ -477,6 +488,7 @@ class UdpPort(Counting):
         return {}
 
     def close(self) -> None:
+        self._looking.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -856,6 +856,7 @@ def _exists(sa_id: SaId) -> OidError:
         "an SA with this destination, protocol and SPI exists; delete or update it",
         field="spi",
         value=str(sa_id),
+        allowed="another SPI",
     )
 
 

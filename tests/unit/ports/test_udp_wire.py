@@ -18,6 +18,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from vnic.errors import PortError
 from vnic.ndis.netbuffer import NetBuffer
+from vnic.ports import udp
 from vnic.ports.base import BURST_FRAMES
 from vnic.ports.udp import GATEWAY, End, UdpPort, open_udp
 
@@ -191,6 +192,24 @@ def test_silence_is_filled_with_keepalives(wire4: Wire) -> None:
         assert time.monotonic() - began > 0.9
 
     wire4.run(work, keepalive_s=1)
+
+
+@pytest.mark.parametrize("keepalive", [0, 20])
+def test_path_that_grows_again_is_found_without_a_packet_lost(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, keepalive: int
+) -> None:
+    monkeypatch.setattr(udp, "LOOK_AT_PATH_S", 0.05)
+
+    async def work(port: UdpPort) -> None:
+        told: list[int] = []
+        port.on_mtu = lambda: told.append(port.mtu)
+        whole = port.mtu
+        # As if a router had said so before.
+        port.mtu = 1000
+        await asyncio.sleep(0.3)
+        assert (port.mtu, told) == (whole, [whole])
+
+    wire.run(work, keepalive_s=keepalive)
 
 
 def test_host_that_asks_for_a_neighbour_gets_the_gateway(wire4: Wire) -> None:
