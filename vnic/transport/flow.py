@@ -54,6 +54,15 @@ def flow_key(frame: bytes | bytearray, header: IpHeader) -> FlowKey:
     return FlowKey(header.source, header.destination, protocol, source_port, destination_port)
 
 
+def judged_length(protocol: int) -> int:
+    """Bytes at the beginning of an upper-layer header that policy looks at."""
+    if protocol in PROTOCOLS_WITH_PORTS:
+        return 4
+    if protocol in ICMP_PROTOCOLS:
+        return 2
+    return 3 if protocol == MOBILITY else 0
+
+
 class FirstFragments:
     """Flows of first fragments, for the later ones of the same packets.
 

@@ -34,7 +34,7 @@ from vnic.ndis.capabilities import (
     UDP_ESP_TRANSPORT_OVER_TUNNEL,
 )
 from vnic.ndis.netbuffer import NetBuffer
-from vnic.packet.ethernet import ETHERNET_LENGTH, hides_behind_tags, ip_offset, is_tagged
+from vnic.packet.ethernet import ETHERNET_LENGTH, ethertype, hides_behind_tags, ip_offset, is_tagged
 from vnic.packet.icmp import is_neighbour_discovery
 from vnic.packet.ip import IPV4_LENGTH, IPV6_LENGTH, UDP, IpHeader, flow_label, parse_ip
 from vnic.packet.udp import udp_checksum
@@ -42,7 +42,7 @@ from vnic.packet.vnet import VnetHeader
 from vnic.transport.audit import Audit
 from vnic.transport.dummies import Course, Dummies
 from vnic.transport.encapsulation import Encapsulation, Portion
-from vnic.transport.flow import FirstFragments, flow_key
+from vnic.transport.flow import FirstFragments, flow_key, judged_length
 from vnic.transport.fragmentation import allow_cutting, cut, may_be_cut
 from vnic.transport.keepalive import Keepalives
 from vnic.transport.paths import PathMtus, outbound_sa, report_of
@@ -336,7 +336,8 @@ class Outbound:
         if buffer.vnet is not None:
             if is_superframe(buffer.vnet):
                 raise PacketError("superframe that is not IP")
-            complete_checksum(buffer.frame, buffer.vnet, len(buffer.frame))
+            # Its EtherType has been judged.
+            complete_checksum(buffer.frame, buffer.vnet, len(buffer.frame), ethertype(buffer.frame)[1])
             buffer.vnet = None
         self._audit.card.tx_passed += 1
         ready.append(buffer)
@@ -581,7 +582,7 @@ class Outbound:
             self._tell_too_big(buffer.frame, header, self.wire_mtu, now)
             return 0
         if vnet is not None:
-            complete_checksum(buffer.frame, vnet, header.end, header.payload_offset)
+            _complete(buffer.frame, vnet, header)
             buffer.vnet = None
         if too_long:
             fragments = self._cut(buffer.frame, header, now)
@@ -631,7 +632,7 @@ class Outbound:
         """Cut a packet into pieces that fit once each is protected on its own, and protect them."""
         room = encapsulation.room(self._path_mtu(encapsulation, now), header.header_length)
         if buffer.vnet is not None:
-            complete_checksum(buffer.frame, buffer.vnet, header.end, header.payload_offset)
+            _complete(buffer.frame, buffer.vnet, header)
         for piece in self._cut(buffer.frame, header, now, room):
             part = parse_ip(piece, header.offset)
             self._protect(NetBuffer(piece), part, flow, encapsulation, now, ready)
@@ -707,7 +708,7 @@ class Outbound:
                 return
             count = segment_count(header, header.header_length + layer4, size)
         elif vnet is not None:
-            complete_checksum(frame, vnet, header.end, header.payload_offset)
+            _complete(frame, vnet, header)
             buffer.vnet = None
         # Every segment has headers of its own.
         length = header.end - header.offset + (count - 1) * (header.header_length + layer4)
@@ -890,6 +891,11 @@ class Outbound:
         header = IPV6_LENGTH if sa.ipv6 else IPV4_LENGTH
         mtu = shape_of(sa).room(path_mtu - header)
         return mtu + (header if sa.mode is Mode.TRANSPORT else 0), path_mtu, until - now
+
+
+def _complete(frame: bytearray, vnet: VnetHeader, header: IpHeader) -> None:
+    """Complete the checksum of a packet, and change nothing that policy has looked at."""
+    complete_checksum(frame, vnet, header.end, header.payload_offset, judged_length(header.protocol))
 
 
 def _may_wrap(transport: _Members, tunnel: _Members) -> bool:

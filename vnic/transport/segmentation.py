@@ -39,12 +39,13 @@ Segment = tuple[bytes, bytes, bytearray]
 """IP header with options or extension headers, TCP or UDP header, payload."""
 
 
-def complete_checksum(frame: bytearray, vnet: VnetHeader, end: int, start: int = 0) -> None:
+def complete_checksum(frame: bytearray, vnet: VnetHeader, end: int, start: int = 0, judged: int = 0) -> None:
     """Fill the checksum that the host left open (VIRTIO_NET_HDR_F_NEEDS_CSUM), in place.
 
     Args:
         end: offset behind the last byte the checksum covers.
         start: offset of the first byte it may cover: headers in front have been judged and stay.
+        judged: bytes from there that have been judged as well: it may cover them, not take their place.
 
     Raises:
         PacketError: the offsets point outside the packet.
@@ -52,7 +53,7 @@ def complete_checksum(frame: bytearray, vnet: VnetHeader, end: int, start: int =
     if not vnet.flags & NEEDS_CSUM:
         return
     field = vnet.csum_start + vnet.csum_offset
-    if field + 2 > end or not start <= vnet.csum_start < end:
+    if field + 2 > end or not start <= vnet.csum_start < end or field < start + judged:
         raise PacketError("checksum offsets point outside the packet")
     value = 0xFFFF - ones_complement_sum(frame[vnet.csum_start : end])
     # 0 means "none" to UDP (RFC 768); for TCP both forms of zero are the same sum.

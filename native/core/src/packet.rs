@@ -267,6 +267,16 @@ pub fn flow_key(bytes: &[u8], header: &IpHeader) -> FlowKey {
     }
 }
 
+/// Bytes at the beginning of an upper-layer header that [`flow_key`] reads.
+pub fn judged_length(number: u8) -> usize {
+    match number {
+        protocol::TCP | protocol::UDP | protocol::DCCP | protocol::SCTP | protocol::UDP_LITE => 4,
+        protocol::ICMP | protocol::ICMPV6 => 2,
+        protocol::MOBILITY => 3,
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

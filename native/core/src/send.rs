@@ -17,7 +17,7 @@ use crate::cipher::{AhJob, EspSeal, Sealer, ah_icvs, seal_esp};
 use crate::frame::{Front, Parts, Sizes};
 use crate::frames::{Frame, Frames, Vnet};
 use crate::mb::Manager;
-use crate::packet::{ETHERNET_LENGTH, IpHeader, flow_key, parse_frame, protocol};
+use crate::packet::{ETHERNET_LENGTH, IpHeader, flow_key, judged_length, parse_frame, protocol};
 use crate::punt::{Punt, PuntReason};
 use crate::segment::Cut;
 
@@ -331,7 +331,9 @@ fn open_checksum(vnet: &Vnet, packet: &IpHeader) -> Result<Option<(usize, usize)
         return Ok(None);
     }
     let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
-    if start < packet.payload() || start + offset + 2 > packet.end {
+    // Ports and types have been judged.
+    let field = packet.payload() + judged_length(packet.protocol);
+    if start < packet.payload() || start + offset < field || start + offset + 2 > packet.end {
         return Err(PuntReason::Malformed);
     }
     Ok(Some((start - packet.payload(), offset)))

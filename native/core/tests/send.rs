@@ -393,11 +393,14 @@ fn superframes_that_contradict_themselves_are_punts() {
 }
 
 #[test]
-fn an_open_checksum_outside_the_packet_is_a_punt() {
+fn an_open_checksum_outside_the_packet_or_on_its_ports_is_a_punt() {
     let frame = ipv4(17, &datagram(&[1; 40]));
     let (mut card, sa) = ready(&Words::gcm(), &frame, |_| {});
     let end = frame.len() as u16;
-    for (csum_start, csum_offset) in [(34, end - 35), (end, 0), (33, 7), (0, 0), (65535, 65535), (34, 65535)] {
+    let outside = [(34, end - 35), (end, 0), (33, 7), (0, 0), (65535, 65535), (34, 65535)];
+    // Policy has looked at the ports.
+    let ports = [(34, 0), (34, 2), (34, 3), (36, 1)];
+    for (csum_start, csum_offset) in outside.into_iter().chain(ports) {
         let vnet = Vnet { flags: 1, csum_start, csum_offset, ..Vnet::default() };
         assert_punt(&mut card, &sa, vnet, &frame, PuntReason::Malformed);
     }

@@ -691,3 +691,25 @@ def test_checksum_that_would_reach_into_judged_headers_ends_the_packet(start: in
     vnet = VnetHeader(NEEDS_CSUM, 0, 0, 0, start, max(30 - start, 6))
     assert card.framed(frame, vnet=vnet) == []
     assert names(card) == {"out_malformed": 1}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_checksum_must_not_take_the_place_of_judged_ports(place: int) -> None:
+    """A packet that policy lets pass must not become one of other ports behind its back."""
+    card = protected()
+    card.spd.add(
+        policy(OUT, selector(protocol=17, destination_port=53), priority=1, action=PolicyAction.BYPASS)
+    )
+    frame = frame_of(IP(**V4) / UDP(sport=7, dport=53) / bytes(64))
+    assert card.framed(frame, vnet=VnetHeader(NEEDS_CSUM, 0, 0, 0, 34, place)) == []
+    assert names(card) == {"out_malformed": 1}
+
+
+@pytest.mark.parametrize("kind", [b"\x08\x06", b"\x81\x00\x00\x01\x08\x06"])
+def test_checksum_must_not_take_the_place_of_the_ethertype(kind: bytes) -> None:
+    """ARP passes whatever the policy; it must not become IP behind its back."""
+    card = protected()
+    frame = bytearray(bytes(12) + kind + bytes(64))
+    vnet = VnetHeader(NEEDS_CSUM, 0, 0, 0, len(kind), 12 - 2)
+    assert card.framed(frame, vnet=vnet) == []
+    assert names(card) == {"out_malformed": 1}
