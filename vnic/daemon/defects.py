@@ -40,7 +40,7 @@ class Defects:
         """A burst went through."""
         self._in_a_row = 0
 
-    def add(self, error: Exception) -> str:
+    def add(self, error: BaseException) -> str:
         """Count a defect and log where it arose, but not its text: that might quote a frame.
 
         Returns:

@@ -28,6 +28,10 @@ _LONGEST_WAIT_S = 86_400.0
 """Of one timer: the event loop's own clock counts milliseconds in few bits."""
 
 
+_NOT_OF_BURSTS = (KeyboardInterrupt, SystemExit)
+"""What ends the daemon. Everything else is a defect; that of the native engine, a panic, is no `Exception`."""
+
+
 class Forwarder:
     """Moves the frames of one adapter.
 
@@ -266,7 +270,9 @@ class Forwarder:
             work()
         except PortError as error:
             self._fail(str(error))
-        except Exception as error:
+        except _NOT_OF_BURSTS:
+            raise
+        except BaseException as error:
             self._report(error)
 
     # ----------------------------------------------------------------------------------------- time
@@ -283,7 +289,9 @@ class Forwarder:
             self._tell_events()
         except PortError as error:
             self._fail(str(error))
-        except Exception as error:
+        except _NOT_OF_BURSTS:
+            raise
+        except BaseException as error:
             self._report(error)
         if self._running:
             self._set_timer(self._engine.deadline)
@@ -317,7 +325,7 @@ class Forwarder:
             self.stop()
             self._on_failure(reason)
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         reason = self._defects.add(error)
         if reason:
             self._fail(reason)

@@ -107,7 +107,7 @@ struct Part {
 
 impl Coalescer {
     /// Forget the burst and keep the memory.
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.runs.clear();
         self.parts.clear();
         self.latest.clear();

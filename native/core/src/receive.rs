@@ -118,6 +118,8 @@ impl Card {
     pub fn receive(&mut self, input: &Frames, now: f64, output: &mut HostFrames, punts: &mut Vec<Punt>) {
         let Self { manager, sas, allowed, receive: scratch, counts, joins, .. } = self;
         output.clear();
+        // A burst that a defect has ended leaves packets there, whose place now has other text.
+        scratch.coalescer.clear();
         let first_punt = punts.len();
         let mut packets: Vec<Packet> = recycled(&mut scratch.packets);
         let mut room = 0;
@@ -520,4 +522,25 @@ fn transport(
 
 fn traffic_class(bytes: &[u8], ip: usize) -> u8 {
     if bytes[ip] >> 4 == 6 { bytes[ip] << 4 | bytes[ip + 1] >> 4 } else { bytes[ip + 1] }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::association::FlowKey;
+    use crate::coalesce::Joins;
+
+    #[test]
+    fn packets_of_a_burst_that_ended_with_a_defect_do_not_come_with_the_next() {
+        let mut card = Card::new(crate::mb::Manager::new().expect("a manager"));
+        let (source, destination) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let flow = FlowKey { source, destination, protocol: 47, source_port: 65536, destination_port: 65536 };
+        let packet = HostPacket { frame: Piece { start: 0, length: 40 }, origin: 0, flow };
+        let mut host = HostFrames { plain: vec![0x55; 40], ..HostFrames::default() };
+        card.receive.coalescer.push(&host.plain, packet, Joins { tcp: true, udp: false });
+        card.receive(&Frames::default(), 1.0, &mut host, &mut Vec::new());
+        assert!(host.frames.is_empty());
+    }
 }

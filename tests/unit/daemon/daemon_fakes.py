@@ -53,7 +53,7 @@ class FakePort:
         self.sent: list[NetBuffer] = []
         self.waiting: list[NetBuffer] = []
         self.failure: Exception | None = None
-        self.send_failure: Exception | None = None
+        self.send_failure: BaseException | None = None
         self.bursts = 0
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 

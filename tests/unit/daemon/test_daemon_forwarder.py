@@ -318,6 +318,23 @@ def test_adapter_that_only_fails_is_given_up() -> None:
     run(work())
 
 
+def test_panic_of_the_native_engine_is_a_defect_like_any_other() -> None:
+    class Panic(BaseException):
+        """As `pyo3_runtime.PanicException` derives."""
+
+    async def work() -> None:
+        bench = Bench()
+        wire = bench.wire
+        assert isinstance(wire, FakePort)
+        bench.tap.send_failure = Panic("index out of bounds")
+        wire.arrive(FRAME)
+        await settle()
+        assert (bench.forwarder.errors, bench.failures) == (1, [])
+        bench.close()
+
+    run(work())
+
+
 def test_defect_on_the_way_in_is_counted_too() -> None:
     async def work() -> None:
         bench = Bench()
