@@ -29,7 +29,7 @@ _LONGEST_WAIT_S = 86_400.0
 
 
 _NOT_OF_BURSTS = (KeyboardInterrupt, SystemExit)
-"""What ends the daemon. Everything else is a defect; that of the native engine, a panic, is no `Exception`."""
+"""What ends the daemon. All else is a defect; that of the native engine, a panic, is no `Exception`."""
 
 
 class Forwarder:
