@@ -59,6 +59,15 @@ def ping(
     return int(found[1])
 
 
+def pings(host: Host, to: str, count: int, *, wait_s: float = 10) -> int:
+    """Send echo requests one after the other, and give how many were answered.
+
+    Each may take its time. Of several at once ping waits for the last no longer than twice what the others
+    took, which a busy machine exceeds.
+    """
+    return sum(ping(host, to, wait_s=wait_s) for _ in range(count))
+
+
 def forget_neighbours(*hosts: Host) -> None:
     """Make the hosts ask again for the Ethernet addresses of their neighbours."""
     for host in hosts:

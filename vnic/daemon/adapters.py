@@ -226,7 +226,7 @@ class Adapters:
                 wire: Port | None = None
                 if wire_settings is not None:
                     self._check_peer(wire_settings)
-                    wire = await self._open_wire(adapter.name, wire_settings)
+                    wire = await self._open_wire(adapter.name, wire_settings, adapter.wire)
                     undo.callback(wire.close)
                     if adapter.tap is not None:
                         await self._introduce(wire, adapter.tap.name, adapter.tap.netns)
@@ -363,7 +363,7 @@ class Adapters:
             )
         return peer
 
-    async def _open_wire(self, adapter: str, wire: Wire) -> Port:
+    async def _open_wire(self, adapter: str, wire: Wire, old: Port | None = None) -> Port:
         host = self.surroundings.host
         if wire.kind == "netdev":
             return await host.open_netdev(wire.name or "", netns=wire.netns)
@@ -373,7 +373,12 @@ class Adapters:
             local, remote = udp_ends(wire)
             keepalive = DEFAULT_KEEPALIVE_S if wire.keepalive is None else wire.keepalive
             return await host.open_udp(
-                local, remote, netns=wire.netns, keepalive_s=keepalive, follow=bool(wire.follow)
+                local,
+                remote,
+                netns=wire.netns,
+                keepalive_s=keepalive,
+                follow=bool(wire.follow),
+                old=old if isinstance(old, UdpPort) else None,
             )
         return LinkPort(adapter)
 

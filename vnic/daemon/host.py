@@ -13,7 +13,7 @@ from vnic.netlink.watch import watch_master
 from vnic.ports.base import Port
 from vnic.ports.packet import open_packet
 from vnic.ports.tap import open_tap
-from vnic.ports.udp import End, open_udp
+from vnic.ports.udp import End, UdpPort, open_udp
 
 
 class TapDevice(Port, Protocol):
@@ -59,7 +59,14 @@ class Host(Protocol):
         ...
 
     async def open_udp(
-        self, local: End, remote: End, *, netns: str | None, keepalive_s: int, follow: bool
+        self,
+        local: End,
+        remote: End,
+        *,
+        netns: str | None,
+        keepalive_s: int,
+        follow: bool,
+        old: UdpPort | None = None,
     ) -> Port:
         """Open a UDP socket as a wire; see `ports.udp.open_udp`."""
         ...
@@ -120,9 +127,16 @@ class KernelHost:
         return await open_packet(name, netns=netns)
 
     async def open_udp(
-        self, local: End, remote: End, *, netns: str | None, keepalive_s: int, follow: bool
+        self,
+        local: End,
+        remote: End,
+        *,
+        netns: str | None,
+        keepalive_s: int,
+        follow: bool,
+        old: UdpPort | None = None,
     ) -> Port:
-        return await open_udp(local, remote, netns=netns, keepalive_s=keepalive_s, follow=follow)
+        return await open_udp(local, remote, netns=netns, keepalive_s=keepalive_s, follow=follow, old=old)
 
     async def configure(
         self,

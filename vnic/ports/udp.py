@@ -76,6 +76,8 @@ _MAX_SEGMENTS = 64
 """UDP_MAX_SEGMENTS of the kernels that have the fewest."""
 _MAX_PAYLOAD = 65_000
 _HOP_LIMIT = 64
+_LOOKS = 4
+"""How often it is looked, in the time of a keepalive, whether one is due: it may come so much early."""
 _KEEPALIVE = b"\xff"
 _NO_SPI = bytes(4)
 
@@ -180,13 +182,14 @@ class UdpPort(Counting):
         self._wake: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._last_sent = self._loop.time()
+        self._last_look = self._last_sent
         self._sent_before = 0
         self.keepalive_s = keepalive_s
         self._timer: asyncio.TimerHandle | None = None
         self.mtu = self._path_mtu()
         self._looking = self._loop.call_later(LOOK_AT_PATH_S, self._look_again)
         if keepalive_s:
-            self._timer = self._loop.call_later(keepalive_s, self._keep_alive)
+            self._keep_alive()
 
     def fileno(self) -> int | None:
         descriptor = self._socket.fileno()
@@ -348,8 +351,6 @@ class UdpPort(Counting):
         self.peer = End(type(self.local.address)(judged.address[0]), judged.address[1])
         if self._native is not None:
             self._native.set_peer(*judged.address)
-        with contextlib.suppress(OSError):
-            self._probe.connect(judged.address)
         self.on_peer()
         self._look_at_path()
 
@@ -445,17 +446,20 @@ class UdpPort(Counting):
 
     def _keep_alive(self) -> None:
         """Have a NAT on the way keep its mapping, when nothing else did (RFC 3948 §4)."""
+        now = self._loop.time()
         sent = self.counters.tx_frames
         if sent != self._sent_before:
-            # Some may be the native engine's, which keeps no time: the silence begins now at the latest.
-            self._sent_before, self._last_sent = sent, self._loop.time()
-        wait = self._last_sent + self.keepalive_s - self._loop.time()
+            # Some may be the native engine's, which keeps no time: each was sent after the last look.
+            self._sent_before = sent
+            self._last_sent = max(self._last_sent, self._last_look)
+        self._last_look = now
+        wait = self._last_sent + self.keepalive_s - now
         if wait <= 0:
             with contextlib.suppress(OSError):
                 self._socket.sendto(_KEEPALIVE, self._peer_address)
-            self._last_sent = self._loop.time()
+            self._last_sent = now
             wait = self.keepalive_s
-        self._timer = self._loop.call_later(wait, self._keep_alive)
+        self._timer = self._loop.call_later(min(wait, self.keepalive_s / _LOOKS), self._keep_alive)
 
     # ------------------------------------------------------------------------------------ the rest
 
@@ -468,13 +472,14 @@ class UdpPort(Counting):
             return (1280 if self._ipv6 else 576) - UDP_LENGTH
 
     def _look_again(self) -> None:
-        """Have the kernel find the route anew, as it is now, and see what it takes."""
-        with contextlib.suppress(OSError):
-            self._probe.connect(self._peer_address)
         self._look_at_path()
         self._looking = self._loop.call_later(LOOK_AT_PATH_S, self._look_again)
 
     def _look_at_path(self) -> None:
+        """Have the kernel find the route anew, as it is now, and see what it takes."""
+        # A connected socket keeps the route it found, and hears of no ICMP that is about another socket.
+        with contextlib.suppress(OSError):
+            self._probe.connect(self._peer_address)
         mtu = self._path_mtu()
         if mtu != self.mtu:
             self.mtu = mtu
@@ -483,6 +488,10 @@ class UdpPort(Counting):
     def _wake_soon(self) -> None:
         if self._wake is not None:
             self._wake()
+
+    def share(self) -> socket.socket:
+        """Give its socket once more, for the caller to close."""
+        return self._socket.dup()
 
     def features(self) -> dict[str, str]:
         return {}
@@ -517,6 +526,7 @@ async def open_udp(
     netns: str | None = None,
     keepalive_s: int = DEFAULT_KEEPALIVE_S,
     follow: bool = False,
+    old: UdpPort | None = None,
 ) -> UdpPort:
     """Open a UDP socket as a wire.
 
@@ -526,12 +536,14 @@ async def open_udp(
         netns: name of the namespace to open it in; None is the daemon's own.
         keepalive_s: seconds without a datagram after which a keepalive is sent; 0: never.
         follow: see `UdpPort`.
+        old: a wire that this one is to take the place of. With the same local end both read one socket until
+            the caller closes `old`.
 
     Raises:
         RequestError: `netns` cannot be a name.
         PortError: the address is not this host's, the port is in use, there is no route, or not allowed.
     """
-    bound, probe = await run_in(netns, partial(_open_sockets, local, remote, netns), discard=_close)
+    bound, probe = await run_in(netns, partial(_open_sockets, local, remote, netns, old), discard=_close)
     try:
         return UdpPort(bound, probe, local, remote, netns=netns, keepalive_s=keepalive_s, follow=follow)
     except BaseException:
@@ -544,7 +556,9 @@ def _close(sockets: tuple[socket.socket, socket.socket]) -> None:
         one.close()
 
 
-def _open_sockets(local: End, remote: End, netns: str | None) -> tuple[socket.socket, socket.socket]:
+def _open_sockets(
+    local: End, remote: End, netns: str | None, old: UdpPort | None
+) -> tuple[socket.socket, socket.socket]:
     """Make both sockets in the namespace of the calling thread."""
     hints = {
         errno.EADDRNOTAVAIL: f"give {local.address} to a device there first (`ip address add`)",
@@ -574,7 +588,13 @@ def _open_sockets(local: End, remote: End, netns: str | None) -> tuple[socket.so
                 bound.setsockopt(socket.SOL_SOCKET, force, BUFFER_LENGTH)
             except PermissionError:
                 bound.setsockopt(socket.SOL_SOCKET, limited, BUFFER_LENGTH)
-        bound.bind((str(local.address), local.port))
+        try:
+            bound.bind((str(local.address), local.port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or old is None or (old.local, old.netns) != (local, netns):
+                raise
+            bound.close()
+            opened[0] = bound = old.share()
         probe.bind((str(local.address), 0))
         probe.connect((str(remote.address), remote.port))
     except OSError as error:

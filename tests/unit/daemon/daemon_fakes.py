@@ -23,7 +23,7 @@ from vnic.errors import PortError
 from vnic.ndis.netbuffer import NetBuffer
 from vnic.netlink.links import Link
 from vnic.ports.base import BURST_FRAMES, PortCounters
-from vnic.ports.udp import End
+from vnic.ports.udp import End, UdpPort
 
 T = TypeVar("T")
 
@@ -197,7 +197,14 @@ class FakeHost:
         return port
 
     async def open_udp(
-        self, local: End, remote: End, *, netns: str | None, keepalive_s: int, follow: bool
+        self,
+        local: End,
+        remote: End,
+        *,
+        netns: str | None,
+        keepalive_s: int,
+        follow: bool,
+        old: UdpPort | None = None,
     ) -> FakePort:
         await self._ask("open_udp", str(local), str(remote), netns)
         port = FakePort(f"udp:{remote}", "udp", mtu=1492)

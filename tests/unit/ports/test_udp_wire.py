@@ -371,3 +371,51 @@ def test_what_the_native_engine_puts_aside_is_judged_here_before_it_goes_on(wire
             port.fail(errno.EBADF)
 
     wire4.run(work, follow=True)
+
+
+def test_keepalive_is_not_late_after_what_the_native_engine_sent(wire4: Wire) -> None:
+    class Sending(Beside):
+        sent = 0
+
+        def take_counts(self) -> tuple[int, int, int, int, int, int]:
+            sent, self.sent = self.sent, 0
+            return 0, 0, sent, 100 * sent, 0, 0
+
+    async def work(port: UdpPort) -> None:
+        made: list[Sending] = []
+
+        def make(*words: object) -> Sending:
+            made.append(Sending(*words))
+            return made[0]
+
+        port.use_native(make)
+        await asyncio.sleep(0.2)
+        made[0].sent = 1
+        wire4.far.settimeout(1.5)
+        assert await asyncio.to_thread(wire4.far.recv, 100) == b"\xff"
+
+    wire4.run(work, keepalive_s=1)
+
+
+def test_wire_takes_the_place_of_another_with_the_same_local_end(wire: Wire) -> None:
+    """So that remote, keepalive and follow can change while the port is never anybody else's."""
+
+    async def work(port: UdpPort) -> None:
+        with socket.socket(wire.far.family, socket.SOCK_DGRAM) as farther:
+            farther.bind((REMOTE[wire.version], 0))
+            farther.settimeout(3)
+            remote = End(wire.remote.address, farther.getsockname()[1])
+            with pytest.raises(PortError, match="choose another"):
+                await open_udp(wire.local, remote)
+            with pytest.raises(PortError, match="choose another"):
+                await open_udp(wire.remote, wire.local, old=port)
+            with contextlib.closing(await open_udp(wire.local, remote, old=port)) as new:
+                farther.sendto(esp(1), (LOCAL[wire.version], wire.local.port))
+                port.close()
+                assert len(receive(new, 1)) == 1
+                new.send_burst([wire.frame(b"from the new one")])
+                assert b"from the new one" in farther.recv(2048)
+            # With the last of them the port is free again.
+            (await open_udp(wire.local, remote)).close()
+
+    wire.run(work)
