@@ -28,7 +28,7 @@ from vnic.ipsec.replay import ReplayWindow
 from vnic.ipsec.sequence import OutboundSequence
 from vnic.miniport.ciphers import CounterIvs
 from vnic.ndis.netbuffer import NetBuffer, OffloadHandle, ReceiveInfo
-from vnic.packet.ip import IpHeader
+from vnic.packet.ip import UDP, IpHeader
 from vnic.packet.vnet import VnetHeader
 from vnic.transport.encapsulation import Encapsulation
 from vnic.transport.flow import flow_key
@@ -388,6 +388,9 @@ class NativeEngine(ReferenceEngine):
     def _tell_inner_flow(self, flow: FlowKey, layers: tuple[Layer, ...]) -> None:
         states = [layer.state for layer in layers]
         if flow.protocol < 0 or obstacle_to_receiving(states):
+            return
+        if flow.protocol == UDP and (flow.destination, flow.destination_port) in self._sad.udp_ends:
+            # One of its packets may hold ESP for an SA here.
             return
         if not all(self._is_for_native(state) for state in states):
             return

@@ -248,6 +248,15 @@ def test_every_member_that_may_have_any_value_is_one() -> None:
     assert listed <= names
 
 
+def test_flow_to_where_esp_in_udp_ends_is_not_told() -> None:
+    left, right = cards()
+    inner = association(IN, TUNNEL, "10.1.0.1", "10.2.0.1", spi=0x4000, udp=UdpEncapsulation(7, 8))
+    right.add_sa(inner, 0.0)
+    for _ in range(3):
+        assert len(receive(right, send(left))) == 1
+    assert right.card.received == 0
+
+
 def test_layers_that_the_card_does_not_open() -> None:
     esp, ah = SaState(association(IN), 0.0), SaState(association(IN, TRANSPORT, protocol=AH, spi=1), 0.0)
     tunnel = SaState(association(IN, TUNNEL, protocol=AH, spi=1), 0.0)
