@@ -36,7 +36,7 @@ def inline_command(beginning: str) -> str:
     return found[1]
 
 
-def run(script: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, time_limit_s: float = TIME_LIMIT_S) -> subprocess.CompletedProcess[str]:
     """Run a script whose first command that fails ends it; what it starts ends with it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VNIC_")}
     return subprocess.run(
@@ -45,7 +45,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
         env=environment | {"PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=TIME_LIMIT_S,
+        timeout=time_limit_s,
         check=False,
     )
 
