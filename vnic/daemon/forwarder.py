@@ -209,13 +209,17 @@ class Forwarder:
         far_pump = far._pump
         if far_pump is None or not far_pump.receives:
             return False
+        # What Python has put into the queues before is older, and may change what is up to date.
+        far.take_waiting()
+        self.take_waiting()
+        if not self._running:
+            return True
+        if not (far._running and far_pump.receives):
+            return False
         near_end = pump.end(self.tap, self.wire, now)
         far_end = far_pump.end(far.tap, far.wire, now)
         if near_end is None or far_end is None:
             return False
-        # What Python has put into the queues before is older.
-        far.take_waiting()
-        self.take_waiting()
         left = pump.over_link(near_end, far_end, now, both_ways=far_pump.sends and pump.receives)
         if left is not None:
             rest, backwards = left

@@ -224,6 +224,36 @@ def test_what_python_has_put_into_the_link_goes_before_native_bursts() -> None:
     run(work())
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_no_native_burst_follows_on_what_python_has_changed_just_before(side: str) -> None:
+    """What waits on the link may end an SA, or the adapter: then the native cards are not up to date."""
+
+    async def work() -> None:
+        link = Link()
+        link.native.left = [(rest([FRAME]), False)]
+        link.native.during = drain(link.left)
+        link.left.speak()
+        link.left.forwarder._from_tap()
+        assert link.ends[1].waiting
+        calls = len(link.native.calls)
+        receive = link.right.engine.receive
+
+        def change(burst: list[NetBuffer], now: float) -> Outcome:
+            if side == "left":
+                link.left.engine.is_ready = False
+            else:
+                link.right.forwarder.stop()
+            return receive(burst, now)
+
+        link.right.engine.receive = change  # type: ignore[method-assign]
+        link.left.speak()
+        link.left.forwarder._from_tap()
+        assert len(link.native.calls) == calls
+        link.close()
+
+    run(work())
+
+
 def watch(link: Link, which: str) -> None:
     observer: Callable[[list[NetBuffer]], None] = lambda burst: None  # noqa: E731
     if which == "sending is watched":
