@@ -68,7 +68,7 @@ def rekey(
         if old.sequence is not None:
             sad.delete(old.sa.id)
         else:
-            old.replaced = True
+            old.successor = sa.id
             if grace is not None:
                 old.leaves = now + grace
                 sad.lifetimes.watch(old)
@@ -91,7 +91,8 @@ def _successors(sad: Sad, renewals: Sequence[Renewal]) -> list[tuple[SaState, Se
                 value=str(renewal.old),
                 allowed="an SA that `sa show` lists",
             )
-        if renewal.old in seen or old.replaced:
+        # A successor that is gone again leaves the old SA to be rekeyed anew.
+        if renewal.old in seen or old.successor in sad.table:
             raise OidError(
                 NdisStatus.INVALID_PARAMETER,
                 "the SA is replaced already",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import ClassVar
 
-from vnic.ipsec.association import Direction, Mode, SecurityAssociation
+from vnic.ipsec.association import Direction, Mode, SaId, SecurityAssociation
 from vnic.ipsec.counters import SaCounters
 from vnic.ipsec.replay import ReplayWindow
 from vnic.ipsec.sequence import OutboundSequence
@@ -54,7 +54,7 @@ class SaState:
             daemon; beyond all numbers when nobody keeps them.
         withheld: outbound: it may not send, because the numbers it used before were lost.
         noted: inbound: the highest number when somebody noted it last.
-        replaced: rekeying has put another in its place; it goes on to take what is under way.
+        successor: inbound: what rekeying has put in its place, while it goes on to take what is under way.
         leaves: `now` at which it goes because it was replaced; infinite when nobody said.
         udp_esp: the subtype of UDP-ESP that it is offered to a NIC with; 0 without UDP encapsulation.
         peer: address and UDP port where its far end is now, if it was followed there, else None.
@@ -89,7 +89,6 @@ class SaState:
         "peer",
         "percent",
         "refusal",
-        "replaced",
         "reserved",
         "sa",
         "sequence",
@@ -97,6 +96,7 @@ class SaState:
         "software_mark",
         "software_partner",
         "stop",
+        "successor",
         "udp_esp",
         "use_time",
         "window",
@@ -133,7 +133,7 @@ class SaState:
         self.reserved = NO_STOP
         self.withheld = False
         self.noted = sa.sequence_number
-        self.replaced = False
+        self.successor: SaId | None = None
         self.leaves = inf
         self.udp_esp = 0
         if sa.udp is not None:
@@ -164,6 +164,11 @@ class SaState:
         self.stop = 0
         if self.sequence is not None:
             self.sequence.end()
+
+    @property
+    def replaced(self) -> bool:
+        """Whether rekeying has put another in its place."""
+        return self.successor is not None
 
     def dispose(self) -> None:
         """Give back what belongs to the SA alone: it has left the SAD."""

@@ -334,6 +334,19 @@ def test_sa_that_is_replaced_already_is_not_replaced_again() -> None:
         card.rekey([renewal(inbound, spi=0x77777)], 5, 1.0)
 
 
+def test_sa_whose_successor_is_gone_is_rekeyed_anew() -> None:
+    card = engine()
+    inbound = replace(ESP_U, direction=IN)
+    card.add_sa(inbound, 0.0)
+    (first, second) = (renewal(inbound, spi=spi) for spi in (0x77777, 0x88888))
+    card.rekey([first], None, 1.0)
+    card.delete_sa(inbound.id._replace(spi=0x77777))
+    card.rekey([second], 5, 2.0)
+    assert spis(card) == [0x1000, 0x88888]
+    card.keep_time(7.0)
+    assert spis(card) == [0x88888]
+
+
 def test_policy_that_names_the_old_spi_refuses_and_one_by_reqid_does_not() -> None:
     left, right = pair((template(ESP, TUNNEL, NEAR, FAR, spi=0x1000),), [ESP_U])
     for card, sa in ((left, ESP_U), (right, replace(ESP_U, direction=IN))):
