@@ -83,6 +83,17 @@ pub fn is_right(data: &[u8]) -> bool {
     matches!(fold(sum(data)), 0 | 0xffff)
 }
 
+/// Whether an IPv4 header without options, at `at`, sums up right, as [`is_right`] has it.
+///
+/// # Panics
+/// There are not 20 bytes at `at`.
+pub fn ipv4_is_right(bytes: &[u8], at: usize) -> bool {
+    let header: &[u8; 20] = bytes[at..].first_chunk().expect("a header of 20 bytes");
+    // 32-bit words, in whichever order this machine has them, add up to the same (RFC 1071 §2 (B), (C)).
+    let words = header.chunks_exact(4).map(|word| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]])));
+    matches!(fold(words.sum()), 0 | 0xffff)
+}
+
 /// Sum of the pseudo-header of TCP, UDP or ICMPv6 (both families sum alike); `length` is that of header and payload.
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u64 {
     let length = length as u64;
@@ -172,6 +183,21 @@ mod tests {
         }
         assert_eq!(fold(u64::MAX), 0xffff);
         assert_eq!(fold(u64::MAX - 1), 0xfffe);
+    }
+
+    #[test]
+    fn an_ipv4_header_is_right_with_its_own_checksum_alone() {
+        let mut packet = [
+            0xff, 0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00, 0x01, 0xc0,
+            0xa8, 0x00, 0xc7, 0xff,
+        ];
+        assert!(ipv4_is_right(&packet, 1));
+        for at in 1..21 {
+            packet[at] ^= 4;
+            assert!(!ipv4_is_right(&packet, 1), "{at}");
+            packet[at] ^= 4;
+        }
+        assert!(ipv4_is_right(&[0; 20], 0));
     }
 
     #[test]

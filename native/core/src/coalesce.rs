@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use crate::association::FlowKey;
 use crate::card::{Packed, Seed};
-use crate::checksum::{complement, fold, is_right, pseudo_header, sum, swapped};
+use crate::checksum::{complement, fold, ipv4_is_right, pseudo_header, sum, swapped};
 use crate::frames::{HostFrame, HostFrames, Piece, Vnet};
 use crate::packet::{ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, double_word, protocol, word};
 
@@ -66,26 +66,33 @@ pub struct Coalescer {
     last: Option<(Packed, usize)>,
 }
 
-/// A packet and those joined to it so far.
-struct Run {
-    first: HostPacket,
+/// What decides whether packets are joined, apart from their headers; small, as every packet has one for a while.
+#[derive(Clone, Copy)]
+struct Shape {
     /// How it may grow; None: not at all, it is one packet as it came.
     kind: Option<Kind>,
+    /// TCP: it asks the receiver to push.
+    push: bool,
+    /// TCP: the sequence number that continues it.
+    next_number: u32,
     /// Offset of the TCP or UDP header in the frame.
     layer4: usize,
     /// Offset of the payload in the frame.
     payload: usize,
-    /// Payload bytes of the first packet.
+    /// Payload bytes.
     size: usize,
+}
+
+/// A packet and those joined to it so far.
+struct Run {
+    first: HostPacket,
+    /// Of the first packet; number and push are those of the last.
+    shape: Shape,
     /// Payload bytes of all.
     length: usize,
     packets: usize,
-    /// TCP: the sequence number that continues the run.
-    next_number: u32,
     /// TCP: sum of the payload of all packets, as their checksums imply it, once there are two.
     payload_sum: u64,
-    /// TCP: a segment asked the receiver to push.
-    push: bool,
     open: bool,
     /// Payload of the second packet and of the last, in `parts`.
     second: usize,
@@ -119,38 +126,40 @@ impl Coalescer {
         let kind = match packet.flow.protocol {
             protocol::TCP if joins.tcp => Kind::Tcp,
             protocol::UDP if joins.udp => Kind::Udp,
-            _ => return self.runs.push(Run::alone(packet)),
+            _ => return self.runs.push(Run::new(packet, Shape::ALONE)),
         };
         let frame = &plain[packet.frame.start..packet.frame.start + packet.frame.length];
         let key = Packed::from(&packet.flow);
-        let latest = match self.last {
-            Some((last, place)) if last == key => Some(place),
+        let latest = match &self.last {
+            Some((last, place)) if *last == key => Some(*place),
             _ => self.latest.get(&key).copied(),
         };
-        let run = match kind {
-            Kind::Tcp => Run::tcp(packet, frame),
-            Kind::Udp => Run::udp(packet, frame),
+        let shape = match kind {
+            Kind::Tcp => Shape::tcp(frame),
+            Kind::Udp => Shape::udp(frame),
         };
-        if let Some(place) = latest.filter(|&place| self.runs[place].open) {
-            if run.kind == Some(kind) && self.runs[place].takes(&run, plain) {
-                let part =
-                    Part { piece: Piece { start: packet.frame.start + run.payload, length: run.length }, next: 0 };
+        if let Some(place) = latest
+            && let run = &mut self.runs[place]
+            && run.open
+        {
+            if shape.kind == Some(kind) && run.takes(&shape, frame, plain) {
+                let piece = Piece { start: packet.frame.start + shape.payload, length: shape.size };
                 let number = self.parts.len();
-                let tail = self.runs[place].tail;
-                if self.runs[place].packets == 1 {
-                    self.runs[place].second = number;
+                if run.packets == 1 {
+                    run.second = number;
                 } else {
-                    self.parts[tail].next = number;
+                    self.parts[run.tail].next = number;
                 }
-                self.parts.push(part);
-                self.runs[place].join(&run, plain);
-                self.runs[place].tail = number;
+                self.parts.push(Part { piece, next: 0 });
+                run.join(&shape, frame, plain);
+                run.tail = number;
                 self.last = Some((key, place));
                 return;
             }
             // What cannot be joined still ends its flow's run, so that nothing overtakes it.
-            self.runs[place].open = false;
+            run.open = false;
         }
+        let run = Run::new(packet, shape);
         if run.open {
             let place = self.runs.len();
             self.latest.insert(key, place);
@@ -168,69 +177,48 @@ impl Coalescer {
     }
 }
 
-impl Run {
-    fn alone(packet: HostPacket) -> Self {
-        Self {
-            first: packet,
-            kind: None,
-            layer4: 0,
-            payload: 0,
-            size: 0,
-            length: 0,
-            packets: 1,
-            next_number: 0,
-            payload_sum: 0,
-            push: false,
-            open: false,
-            second: 0,
-            tail: 0,
-        }
-    }
+impl Shape {
+    const ALONE: Self = Self { kind: None, push: false, next_number: 0, layer4: 0, payload: 0, size: 0 };
 
-    /// A TCP segment, as a run of its own.
-    fn tcp(packet: HostPacket, frame: &[u8]) -> Self {
-        let alone = Self::alone(packet);
+    /// Of a TCP segment.
+    fn tcp(frame: &[u8]) -> Self {
         let Some(layer4) = joinable_header(frame) else {
-            return alone;
+            return Self::ALONE;
         };
         if frame.len() < layer4 + TCP_LENGTH {
-            return alone;
+            return Self::ALONE;
         }
         let payload = layer4 + usize::from(frame[layer4 + 12] >> 4) * 4;
         let flags = frame[layer4 + 13];
         if flags & !PSH != ACK || payload < layer4 + TCP_LENGTH || payload >= frame.len() {
-            return alone;
+            return Self::ALONE;
         }
         let size = frame.len() - payload;
-        Self {
-            kind: Some(Kind::Tcp),
-            layer4,
-            payload,
-            size,
-            length: size,
-            // Payload is shorter than 2^16.
-            next_number: double_word(frame, layer4 + 4).wrapping_add(size as u32),
-            push: flags & PSH != 0,
-            open: flags & PSH == 0,
-            ..alone
-        }
+        // Payload is shorter than 2^16.
+        let next_number = double_word(frame, layer4 + 4).wrapping_add(size as u32);
+        Self { kind: Some(Kind::Tcp), push: flags & PSH != 0, next_number, layer4, payload, size }
     }
 
-    /// A UDP datagram, as a run of its own.
-    fn udp(packet: HostPacket, frame: &[u8]) -> Self {
-        let alone = Self::alone(packet);
+    /// Of a UDP datagram.
+    fn udp(frame: &[u8]) -> Self {
         let Some(layer4) = joinable_header(frame) else {
-            return alone;
+            return Self::ALONE;
         };
         let payload = layer4 + UDP_LENGTH;
         if frame.len() <= payload
             || usize::from(word(frame, layer4 + 4)) != frame.len() - layer4
             || word(frame, layer4 + 6) == 0
         {
-            return alone;
+            return Self::ALONE;
         }
-        let size = frame.len() - payload;
-        Self { kind: Some(Kind::Udp), layer4, payload, size, length: size, open: true, ..alone }
+        Self { kind: Some(Kind::Udp), layer4, payload, size: frame.len() - payload, ..Self::ALONE }
+    }
+}
+
+impl Run {
+    fn new(first: HostPacket, shape: Shape) -> Self {
+        let open = shape.kind.is_some() && !shape.push;
+        Self { first, shape, length: shape.size, packets: 1, payload_sum: 0, open, second: 0, tail: 0 }
     }
 
     fn frame<'a>(&self, plain: &'a [u8]) -> &'a [u8] {
@@ -242,18 +230,19 @@ impl Run {
     }
 
     /// Whether a packet of the same flow and kind continues this run.
-    fn takes(&mut self, other: &Self, plain: &[u8]) -> bool {
-        let (mine, its) = (self.frame(plain), other.frame(plain));
-        if other.size > self.size
-            || other.payload != self.payload
-            || self.payload - ETHERNET_LENGTH + self.length + other.size > MAX_PACKET
-            || !alike(mine, its, self.layer4)
+    fn takes(&mut self, other: &Shape, its: &[u8], plain: &[u8]) -> bool {
+        let mine = self.frame(plain);
+        let Shape { kind, layer4, payload, size, next_number, .. } = self.shape;
+        if other.size > size
+            || other.payload != payload
+            || payload - ETHERNET_LENGTH + self.length + other.size > MAX_PACKET
+            || !alike(mine, its, layer4)
         {
             return false;
         }
-        if self.kind == Some(Kind::Tcp) {
-            let (mine, its) = (&mine[self.layer4..self.payload], &its[self.layer4..self.payload]);
-            return double_word(its, 4) == self.next_number
+        if kind == Some(Kind::Tcp) {
+            let (mine, its) = (&mine[layer4..payload], &its[layer4..payload]);
+            return double_word(its, 4) == next_number
                 // Acknowledgement number and data offset; window; options.
                 && mine[8..13] == its[8..13]
                 && mine[14..16] == its[14..16]
@@ -262,38 +251,39 @@ impl Run {
         if self.packets == MAX_DATAGRAMS {
             return false;
         }
-        if self.packets == 1 && !self.datagram_is_right(plain) {
+        if self.packets == 1 && !self.datagram_is_right(mine) {
             return false;
         }
-        other.datagram_is_right(plain)
+        self.datagram_is_right(its)
     }
 
-    /// Whether the checksum of a UDP datagram is right.
-    fn datagram_is_right(&self, plain: &[u8]) -> bool {
-        let datagram = &self.frame(plain)[self.layer4..];
+    /// Whether the checksum of a UDP datagram of this flow is right.
+    fn datagram_is_right(&self, frame: &[u8]) -> bool {
+        let datagram = &frame[self.shape.layer4..];
         fold(self.pseudo_header(datagram.len()) + sum(datagram)) == 0xffff
     }
 
-    /// Sum of the payload of a segment, as its own checksum implies it: everything together sums to zero.
-    fn implied_sum(&self, plain: &[u8]) -> u64 {
-        let header = &self.frame(plain)[self.layer4..self.payload];
-        u64::from(complement(self.pseudo_header(header.len() + self.size) + sum(header)))
+    /// Sum of the payload of a segment of this flow, as its own checksum implies it: everything together sums to zero.
+    fn implied_sum(&self, frame: &[u8]) -> u64 {
+        let segment = &frame[self.shape.layer4..];
+        let header = &segment[..self.shape.payload - self.shape.layer4];
+        u64::from(complement(self.pseudo_header(segment.len()) + sum(header)))
     }
 
     /// Join a packet that [`Self::takes`] took.
-    fn join(&mut self, other: &Self, plain: &[u8]) {
-        if self.kind == Some(Kind::Tcp) {
+    fn join(&mut self, other: &Shape, its: &[u8], plain: &[u8]) {
+        if self.shape.kind == Some(Kind::Tcp) {
             if self.packets == 1 {
-                self.payload_sum = self.implied_sum(plain);
+                self.payload_sum = self.implied_sum(self.frame(plain));
             }
-            let sum = other.implied_sum(plain);
+            let sum = self.implied_sum(its);
             self.payload_sum += if self.length & 1 == 1 { swapped(sum) } else { sum };
-            self.next_number = other.next_number;
-            self.push = other.push;
+            self.shape.next_number = other.next_number;
+            self.shape.push = other.push;
         }
         self.length += other.size;
         self.packets += 1;
-        self.open = !self.push && other.size == self.size;
+        self.open = !other.push && other.size == self.shape.size;
     }
 
     fn emit(&self, parts: &[Part], output: &mut HostFrames) {
@@ -303,7 +293,7 @@ impl Run {
         let first_piece = pieces.len();
         let mut vnet = Vnet::default();
         let head = if self.packets > 1 {
-            self.payload
+            self.shape.payload
         } else if whole.len() <= SMALL {
             whole.len()
         } else {
@@ -334,8 +324,8 @@ impl Run {
 
     /// Make the headers of the first packet those of the superframe; gives its virtio-net header.
     fn complete(&self, head: &mut [u8]) -> Vnet {
-        let layer4 = self.layer4;
-        let length = self.payload - layer4 + self.length;
+        let layer4 = self.shape.layer4;
+        let length = self.shape.payload - layer4 + self.length;
         // A superframe is an IP packet of at most 65,535 bytes.
         let put = |bytes: &mut [u8], at: usize, value: usize| {
             bytes[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
@@ -351,12 +341,12 @@ impl Run {
         }
         let mut vnet = Vnet {
             // Headers are far shorter than 2^16, and so is the payload of a packet.
-            hdr_len: self.payload as u16,
-            gso_size: self.size as u16,
+            hdr_len: self.shape.payload as u16,
+            gso_size: self.shape.size as u16,
             ..Vnet::default()
         };
         let pseudo_header = self.pseudo_header(length);
-        if self.kind == Some(Kind::Udp) {
+        if self.shape.kind == Some(Kind::Udp) {
             put(head, layer4 + 4, length);
             put(head, layer4 + 6, usize::from(fold(pseudo_header)));
             vnet.gso_type = GSO_UDP_L4;
@@ -364,7 +354,7 @@ impl Run {
             vnet.csum_start = layer4 as u16;
             vnet.csum_offset = 6;
         } else {
-            head[layer4 + 13] |= if self.push { PSH } else { 0 };
+            head[layer4 + 13] |= if self.shape.push { PSH } else { 0 };
             put(head, layer4 + 16, 0);
             let field = complement(pseudo_header + sum(&head[layer4..]) + self.payload_sum);
             put(head, layer4 + 16, usize::from(field));
@@ -382,7 +372,7 @@ fn joinable_header(frame: &[u8]) -> Option<usize> {
         return Some(ETHERNET_LENGTH + IPV6_LENGTH);
     }
     let layer4 = ETHERNET_LENGTH + IPV4_LENGTH;
-    (word(frame, 20) == ATOMIC && is_right(&frame[ETHERNET_LENGTH..layer4])).then_some(layer4)
+    (word(frame, 20) == ATOMIC && ipv4_is_right(frame, ETHERNET_LENGTH)).then_some(layer4)
 }
 
 /// Whether what stands before the ports differs in nothing but lengths, identification and header checksum. (Addresses

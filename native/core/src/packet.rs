@@ -114,6 +114,7 @@ pub fn double_word(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Read an untagged frame whose IP packet is whole and without options; anything else is not for this engine.
+#[inline(always)]
 pub fn parse_frame(frame: &[u8]) -> Result<IpHeader, PuntReason> {
     if frame.len() < ETHERNET_LENGTH {
         return Err(PuntReason::NonIp);
@@ -131,6 +132,7 @@ pub fn parse_frame(frame: &[u8]) -> Result<IpHeader, PuntReason> {
 }
 
 /// As [`parse_ip`], for packets that are whole and without options; anything else is not for this engine.
+#[inline(always)]
 pub fn parse_plain(bytes: &[u8], offset: usize, limit: usize) -> Result<IpHeader, PuntReason> {
     let header = parse_ip(bytes, offset, limit).ok_or(PuntReason::Malformed)?;
     if header.is_fragment() {
@@ -144,6 +146,7 @@ pub fn parse_plain(bytes: &[u8], offset: usize, limit: usize) -> Result<IpHeader
 
 /// Read the IP packet at `offset`, which ends before `limit`; what stands between its own end and `limit` (padding)
 /// is left out of `end`. None: neither IPv4 nor IPv6, or headers or lengths that do not fit.
+#[inline(always)]
 pub fn parse_ip(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
     if offset >= limit || limit > bytes.len() {
         return None;
@@ -155,6 +158,7 @@ pub fn parse_ip(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
     }
 }
 
+#[inline(always)]
 fn parse_ipv4(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
     let header: &[u8; IPV4_LENGTH] = bytes[offset..limit].first_chunk()?;
     let header_length = usize::from(header[0] & 15) * 4;
@@ -241,6 +245,7 @@ pub fn is_extension_header(number: u8) -> bool {
 
 /// Addresses, protocol and ports of a packet that is not a later fragment, as `vnic.transport.flow.flow_key`; -1 for
 /// ports that it is too short for.
+#[inline(always)]
 pub fn flow_key(bytes: &[u8], header: &IpHeader) -> FlowKey {
     let payload = &bytes[header.payload()..header.end];
     let (source_port, destination_port) = match header.protocol {

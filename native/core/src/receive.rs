@@ -15,16 +15,16 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::association::{InboundSa, Mode, Protocol, STALE};
+use crate::association::{FlowKey, InboundSa, Mode, Protocol, STALE};
 use crate::card::{Allowed, Card, InboundSas};
-use crate::checksum::{checksum, fold, is_right, pseudo_header, sum};
+use crate::checksum::{checksum, fold, ipv4_is_right, pseudo_header, sum};
 use crate::cipher::{AhJob, EspOpen, Opener, ah_icvs, open_esp};
 use crate::coalesce::{Coalescer, HostPacket};
 use crate::frames::{Frame, Frames, HostFrames, Piece};
 use crate::keys::equal;
 use crate::packet::{
-    ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LENGTH, IpHeader, UDP_LENGTH, double_word, flow_key,
-    is_extension_header, parse_frame, parse_plain, protocol, word,
+    ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LENGTH, IPV6_LENGTH, IpHeader, UDP_LENGTH, double_word,
+    flow_key, is_extension_header, parse_frame, parse_plain, protocol, word,
 };
 use crate::punt::{Punt, PuntReason};
 use crate::state::{ReplayVerdict, infer_extended};
@@ -75,10 +75,10 @@ fn recycled<A, B>(vector: &mut Vec<A>) -> Vec<B> {
 struct Packet<'a> {
     /// Its place in the burst.
     index: u32,
-    /// Its frame.
+    /// Its frame, without what is behind its IP packet.
     frame: &'a [u8],
-    /// Its outer header, in the frame.
-    header: IpHeader,
+    /// Bytes of its IP header, which has no options; so it says the version, too.
+    header_length: usize,
     ah: Option<Ah<'a>>,
     esp: Option<Esp<'a>>,
     /// Its ICVs hold as far as they have been looked at.
@@ -123,10 +123,10 @@ impl Card {
         let first_punt = punts.len();
         let mut packets: Vec<Packet> = recycled(&mut scratch.packets);
         let mut room = 0;
+        let mut last = None;
         for (index, frame) in (0..).zip(&input.frames) {
-            match admit(sas, input, index, frame, &mut room) {
-                Ok(packet) => packets.push(packet),
-                Err(reason) => punts.push(Punt { index, reason }),
+            if let Err(reason) = admit(sas, input, index, frame, &mut room, &mut last, &mut packets) {
+                punts.push(Punt { index, reason });
             }
         }
         if output.plain.len() < room {
@@ -152,7 +152,7 @@ impl Card {
             scratch.macs = recycled(&mut jobs);
         }
         let mut opens = recycled(&mut scratch.opens);
-        for esp in packets.iter().filter(|packet| packet.good).filter_map(|packet| packet.esp) {
+        for esp in packets.iter().filter(|packet| packet.good).filter_map(|packet| packet.esp.as_ref()) {
             opens.push(EspOpen {
                 start: esp.start,
                 end: esp.end,
@@ -168,10 +168,12 @@ impl Card {
             packet.good = verdicts.next().copied().unwrap_or(false);
         }
         scratch.held.clear();
+        let mut allowed = LastAllowed { allowed, last: None };
         for packet in &packets {
-            let outermost = packet.ah.map(|ah| ah.sa).or(packet.esp.map(|esp| esp.sa));
+            let outermost = packet.outermost();
             let held = outermost.is_some_and(|sa| scratch.held.contains(&sa.id));
-            let accepted = if held { Err(PuntReason::Order) } else { accept(packet, allowed, now, &mut output.plain) };
+            let accepted =
+                if held { Err(PuntReason::Order) } else { accept(packet, &mut allowed, now, &mut output.plain) };
             if let (Err(reason), Some(sa)) = (&accepted, outermost)
                 && overtaking_hurts(*reason, sa, input.frames.len())
             {
@@ -201,26 +203,57 @@ fn overtaking_hurts(reason: PuntReason, sa: &InboundSa, frames: usize) -> bool {
         && bits < SMALL_WINDOW.max(4 * frames as u64)
 }
 
-/// Find the SAs of a frame and see whether they may take it.
+/// The flows that may pass, and the one that was asked for last: packets of one flow come together.
+struct LastAllowed<'a> {
+    allowed: &'a Allowed,
+    last: Option<(FlowKey, u64)>,
+}
+
+impl LastAllowed<'_> {
+    fn contains(&mut self, flow: &FlowKey, outermost: u64) -> bool {
+        if self.last.as_ref().is_some_and(|(last, sa)| last == flow && *sa == outermost) {
+            return true;
+        }
+        let contains = self.allowed.contains(flow, outermost);
+        if contains {
+            self.last = Some((*flow, outermost));
+        }
+        contains
+    }
+}
+
+impl<'a> Packet<'a> {
+    fn outermost(&self) -> Option<&'a InboundSa> {
+        match (&self.ah, &self.esp) {
+            (Some(ah), _) => Some(ah.sa),
+            (None, Some(esp)) => Some(esp.sa),
+            (None, None) => None,
+        }
+    }
+}
+
+/// Find the SAs of a frame, see whether they may take it, and put it behind `packets`.
 ///
-/// `room` is how much of `plain` has been given away; a packet takes some more.
+/// `room` is how much of `plain` has been given away; a packet takes some more. `last` is the SA that was found last.
 fn admit<'a>(
     sas: &'a InboundSas,
     input: &'a Frames,
     index: u32,
     frame: &Frame,
     room: &mut usize,
-) -> Result<Packet<'a>, PuntReason> {
+    last: &mut Option<&'a InboundSa>,
+    packets: &mut Vec<Packet<'a>>,
+) -> Result<(), PuntReason> {
     if !frame.vnet.is_plain() {
         return Err(PuntReason::Superframe);
     }
     let bytes = input.bytes_of(frame);
     let header = parse_frame(bytes)?;
     let start = header.payload();
-    let mut packet = Packet { index, frame: bytes, header, ah: None, esp: None, good: true };
-    let esp = match header.protocol {
+    let mut ah = None;
+    let inner = match header.protocol {
         protocol::ESP => {
-            let sa = find(sas, bytes, &header, start, start, Protocol::Esp)?;
+            let sa = find(sas, last, bytes, &header, start, start, Protocol::Esp)?;
             if sa.udp.is_some() || sa.only_inside {
                 return Err(PuntReason::UnknownSa);
             }
@@ -231,7 +264,7 @@ fn admit<'a>(
                 return Err(PuntReason::Clear);
             }
             // Any other datagram may look like that too.
-            let sa = find(sas, bytes, &header, start + UDP_LENGTH, start + UDP_LENGTH, Protocol::Esp)
+            let sa = find(sas, last, bytes, &header, start + UDP_LENGTH, start + UDP_LENGTH, Protocol::Esp)
                 .map_err(|_| PuntReason::Clear)?;
             let ports = sa.udp.map(|udp| (udp.source_port, udp.destination_port));
             if ports != Some((word(bytes, start), word(bytes, start + 2))) || sa.only_inside {
@@ -243,7 +276,7 @@ fn admit<'a>(
             Some((sa, start + UDP_LENGTH))
         }
         protocol::AH => {
-            let sa = find(sas, bytes, &header, start, start + 4, Protocol::Ah)?;
+            let sa = find(sas, last, bytes, &header, start, start + 4, Protocol::Ah)?;
             if header.length() > LONGEST {
                 return Err(PuntReason::TooBig);
             }
@@ -251,7 +284,7 @@ fn admit<'a>(
             let number = number_of(sa, double_word(bytes, start + 8))?;
             // The muted packet begins where its text would, and makes room for itself.
             let muted = place(room, header.length());
-            packet.ah = Some(Ah { sa, number, start, length, muted });
+            ah = Some(Ah { sa, number, start, length, muted });
             let inside = (start + length, bytes[start]);
             match (&sa.inside, inside) {
                 (None, (_, protocol::ESP | protocol::AH)) => return Err(PuntReason::UnknownSa),
@@ -273,10 +306,11 @@ fn admit<'a>(
         }
         _ => return Err(PuntReason::Clear),
     };
-    if header.version == 4 && !is_right(&bytes[header.offset..start]) {
+    if header.version == 4 && !ipv4_is_right(bytes, header.offset) {
         return Err(PuntReason::Malformed);
     }
-    if let Some((sa, start)) = esp {
+    let mut esp = None;
+    if let Some((sa, start)) = inner {
         let number = number_of(sa, double_word(bytes, start + 4))?;
         let opener = &sa.transform;
         let overhead = ESP_HEADER + opener.iv_length() + opener.icv_length();
@@ -285,9 +319,11 @@ fn admit<'a>(
             return Err(PuntReason::Syntax);
         }
         let text = Piece { start: place(room, length), length };
-        packet.esp = Some(Esp { sa, number, start: frame.start + start, end: frame.start + header.end, text });
+        esp = Some(Esp { sa, number, start: frame.start + start, end: frame.start + header.end, text });
     }
-    Ok(packet)
+    let (frame, header_length) = (&bytes[..header.end], header.header_length);
+    packets.push(Packet { index, frame, header_length, ah, esp, good: true });
+    Ok(())
 }
 
 /// Give away room in `plain` for `length` bytes, with a front before them.
@@ -297,9 +333,11 @@ fn place(room: &mut usize, length: usize) -> usize {
     text
 }
 
-/// The SA of a packet whose SPI stands at `spi`, of a header that begins at `start`.
+/// The SA of a packet whose SPI stands at `spi`, of a header that begins at `start`; most often it is the `last` one.
+#[inline(always)]
 fn find<'a>(
     sas: &'a InboundSas,
+    last: &mut Option<&'a InboundSa>,
     bytes: &[u8],
     header: &IpHeader,
     start: usize,
@@ -310,7 +348,12 @@ fn find<'a>(
     if header.end - start < fixed {
         return Err(PuntReason::Malformed);
     }
-    let sa = sas.get(header.destination, double_word(bytes, spi), protocol).ok_or(PuntReason::UnknownSa)?;
+    let spi = double_word(bytes, spi);
+    let sa = match *last {
+        Some(sa) if sa.spi == spi && sa.protocol == protocol && sa.destination == header.destination => sa,
+        _ => sas.get(header.destination, spi, protocol).ok_or(PuntReason::UnknownSa)?,
+    };
+    *last = Some(sa);
     if sa.source.is_some_and(|source| source != header.source) {
         return Err(PuntReason::UnknownSa);
     }
@@ -368,11 +411,10 @@ fn check_proven(sa: &InboundSa, number: u64) -> Result<(), PuntReason> {
 
 /// Copy a packet with everything zeroed that AH does not cover (RFC 4302 §3.3.3).
 fn mute<'a>(packet: &Packet<'a>, ah: &Ah<'a>, plain: &mut [u8]) -> AhJob<'a, Opener> {
-    let header = &packet.header;
-    let length = header.length();
+    let length = packet.frame.len() - ETHERNET_LENGTH;
     let copy = &mut plain[ah.muted..ah.muted + length];
-    copy.copy_from_slice(&packet.frame[header.offset..header.end]);
-    if header.version == 4 {
+    copy.copy_from_slice(&packet.frame[ETHERNET_LENGTH..]);
+    if packet.header_length == IPV4_LENGTH {
         // TOS; flags and fragment offset, TTL; checksum.
         copy[1] = 0;
         copy[6..9].fill(0);
@@ -383,7 +425,7 @@ fn mute<'a>(packet: &Packet<'a>, ah: &Ah<'a>, plain: &mut [u8]) -> AhJob<'a, Ope
         copy[7] = 0;
     }
     let mut iv = [0; 8];
-    let behind = header.header_length + AH_FIXED;
+    let behind = packet.header_length + AH_FIXED;
     let icv = behind + ah.sa.transform.iv_length();
     if let Some(given) = copy[behind..icv].first_chunk() {
         iv = *given;
@@ -393,11 +435,11 @@ fn mute<'a>(packet: &Packet<'a>, ah: &Ah<'a>, plain: &mut [u8]) -> AhJob<'a, Ope
 }
 
 /// Make all checks of an opened packet, then commit it; gives the frame for the host, put together in `plain`.
-fn accept(packet: &Packet, allowed: &Allowed, now: f64, plain: &mut [u8]) -> Result<HostPacket, PuntReason> {
+fn accept(packet: &Packet, allowed: &mut LastAllowed, now: f64, plain: &mut [u8]) -> Result<HostPacket, PuntReason> {
     if !packet.good {
         return Err(PuntReason::Icv);
     }
-    let layers = [packet.ah.map(|ah| (ah.sa, ah.number)), packet.esp.map(|esp| (esp.sa, esp.number))];
+    let layers = [packet.ah.as_ref().map(|ah| (ah.sa, ah.number)), packet.esp.as_ref().map(|esp| (esp.sa, esp.number))];
     let mut outermost = None;
     let mut innermost = None;
     for (sa, number) in layers.into_iter().flatten() {
@@ -447,8 +489,8 @@ fn content(packet: &Packet, plain: &[u8]) -> Result<(u8, usize, usize), PuntReas
         }
         (next_header, start, trailer - pad_length)
     } else if let Some(ah) = &packet.ah {
-        let start = ah.muted + packet.header.header_length + ah.length;
-        (packet.frame[ah.start], start, ah.muted + packet.header.length())
+        let start = ah.muted + packet.header_length + ah.length;
+        (packet.frame[ah.start], start, ah.muted + packet.frame.len() - ETHERNET_LENGTH)
     } else {
         return Err(PuntReason::UnknownSa);
     };
@@ -477,7 +519,7 @@ fn tunnel(
         return Err(PuntReason::Syntax);
     }
     if !sa.no_ecn {
-        let outside = traffic_class(packet.frame, packet.header.offset) & ECN;
+        let outside = traffic_class(packet.frame, ETHERNET_LENGTH) & ECN;
         let inside = traffic_class(plain, start) & ECN;
         // RFC 6040 §4.2, figure 4: CE comes through or ends the packet; ECT(1) takes the place of ECT(0).
         if (outside == 3 && inside != 3) || (outside == 1 && inside == 2) {
@@ -498,17 +540,17 @@ fn transport(
     end: usize,
     plain: &mut [u8],
 ) -> Result<(Piece, IpHeader), PuntReason> {
-    let outer = &packet.header;
-    if outer.version == 6 && is_extension_header(next_header) {
+    let ipv4 = packet.header_length == IPV4_LENGTH;
+    if !ipv4 && is_extension_header(next_header) {
         return Err(PuntReason::Options);
     }
-    let ip = start - outer.header_length;
+    let ip = start - packet.header_length;
     let frame = ip - ETHERNET_LENGTH;
     let header = &mut plain[frame..start];
-    header.copy_from_slice(&packet.frame[..outer.payload()]);
-    header[outer.protocol_offset] = next_header;
+    header.copy_from_slice(&packet.frame[..ETHERNET_LENGTH + packet.header_length]);
+    header[ETHERNET_LENGTH + if ipv4 { 9 } else { 6 }] = next_header;
     // What is inside is shorter than the packet it came in.
-    if outer.version == 4 {
+    if ipv4 {
         header[16..18].copy_from_slice(&((end - ip) as u16).to_be_bytes());
         header[24..26].fill(0);
         let field = checksum(&header[ETHERNET_LENGTH..]);

@@ -2,7 +2,8 @@
 //!
 //! Law: the same answers as `vnic.ipsec.sequence`, `vnic.ipsec.replay` and `vnic.miniport.ciphers.CounterIvs`. Every
 //! field is atomic with relaxed order: it makes reading from another thread defined, not concurrent bursts over one
-//! SA correct; those the daemon never runs (one event loop).
+//! SA correct; those the daemon never runs (one event loop). With one writer a load and a store change a field as well
+//! as a locked instruction does, at a fraction of its time.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -42,8 +43,8 @@ impl Default for Tally {
 impl Tally {
     /// Count packets.
     pub fn count(&self, packets: u64, bytes: u64, now: f64) {
-        self.packets.fetch_add(packets, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
+        self.packets.store(self.packets.load(Relaxed).wrapping_add(packets), Relaxed);
+        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
         self.use_time.store(now.to_bits(), Relaxed);
     }
 
@@ -203,12 +204,13 @@ impl Window {
         } else {
             self.note_late(number);
         }
-        ring[self.place(index)].fetch_or(1 << (number & 63), Relaxed);
+        let word = &ring[self.place(index)];
+        word.store(word.load(Relaxed) | 1 << (number & 63), Relaxed);
     }
 
     /// Reckon with an authenticated number at or below `top` that is not a duplicate, taken or too old.
     pub fn note_late(&self, number: u64) {
-        self.needed.fetch_max(self.top() - number + 1, Relaxed);
+        self.needed.store(self.needed().max(self.top() - number + 1), Relaxed);
     }
 
     /// Whether number `number`, at or below `top`, is marked in the ring.
