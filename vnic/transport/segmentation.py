@@ -34,6 +34,8 @@ _IPV4_CHECKSUM_FIELD = 10
 _IPV6_LENGTH_FIELD = 4
 _UDP_HEADER_LENGTH = 8
 _MIN_TCP_HEADER_LENGTH = 20
+_MOST_SEGMENTS = 8192
+"""The longest packet in pieces of 8 bytes (Linux: TCP_MIN_GSO_SIZE); more would be work without end."""
 
 Segment = tuple[bytes, bytes, bytearray]
 """IP header with options or extension headers, TCP or UDP header, payload."""
@@ -93,7 +95,8 @@ def layer4_length(frame: bytearray, header: IpHeader, vnet: VnetHeader) -> int:
     """Bytes of the TCP or UDP header of a superframe.
 
     Raises:
-        PacketError: the kind of superframe does not match the packet, or its header is cut short.
+        PacketError: the kind of superframe does not match the packet, its header is cut short, or it is to be
+            cut smaller than any stack asks for.
     """
     kind = vnet.gso_type & ~GSO_ECN
     start = header.payload_offset
@@ -103,10 +106,17 @@ def layer4_length(frame: bytearray, header: IpHeader, vnet: VnetHeader) -> int:
     if kind in (GSO_TCPV4, GSO_TCPV6) and header.protocol == TCP and room >= _MIN_TCP_HEADER_LENGTH:
         length = (frame[start + 12] >> 4) * 4
         if _MIN_TCP_HEADER_LENGTH <= length <= room:
-            return length
+            return _unless_too_many(length, room, vnet)
     if kind == GSO_UDP_L4 and header.protocol == UDP and room >= _UDP_HEADER_LENGTH:
-        return _UDP_HEADER_LENGTH
+        return _unless_too_many(_UDP_HEADER_LENGTH, room, vnet)
     raise PacketError("superframe of a kind that does not match its packet")
+
+
+def _unless_too_many(layer4: int, room: int, vnet: VnetHeader) -> int:
+    """Give the length of a header, if what is behind it is not cut into more segments than may be."""
+    if room - layer4 > vnet.gso_size * _MOST_SEGMENTS:
+        raise PacketError("superframe of more segments than a stack asks for")
+    return layer4
 
 
 def segments(frame: bytearray, header: IpHeader, layer4: int, size: int) -> Iterator[Segment]:

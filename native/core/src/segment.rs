@@ -19,6 +19,8 @@ const FIN_PSH: u8 = 0x09;
 const CWR: u8 = 0x80;
 
 const TCP_LENGTH: usize = 20;
+/// As in `vnic.transport.segmentation`.
+const MOST_SEGMENTS: usize = 8192;
 
 /// How a superframe is cut.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +55,8 @@ impl Cut {
             protocol::UDP if kind == GSO_UDP_L4 && body >= UDP_LENGTH => (false, UDP_LENGTH),
             _ => return Err(PuntReason::Superframe),
         };
-        if wanted == 0 || layer4 > body || tcp && layer4 < TCP_LENGTH {
+        let least = if tcp { TCP_LENGTH } else { UDP_LENGTH };
+        if wanted == 0 || !(least..=body).contains(&layer4) || body - layer4 > wanted * MOST_SEGMENTS {
             return Err(PuntReason::Superframe);
         }
         let size = wanted.min(room.saturating_sub(packet.header_length + layer4));

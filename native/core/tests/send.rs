@@ -389,6 +389,9 @@ fn superframes_that_contradict_themselves_are_punts() {
     // UDP may not be cut smaller than its sender wants.
     assert_punt(&mut card, &sa, uso, &datagrams, PuntReason::TooBig);
     assert_punt(&mut card, &sa, tso, &datagrams, PuntReason::Superframe);
+    // More segments than any stack asks for.
+    let long = ipv4(17, &datagram(&[5; 8193]));
+    assert_punt(&mut card, &sa, Vnet { gso_size: 1, ..uso }, &long, PuntReason::Superframe);
     assert_eq!(send(&mut card, &[(Vnet { gso_size: 300, ..uso }, datagrams)]).0.frames.len(), 2);
 }
 

@@ -222,6 +222,15 @@ def test_superframes_are_known_by_their_type_whatever_ecn_says() -> None:
     assert is_superframe(vnet(GSO_UDP_L4, 1))
 
 
+@pytest.mark.parametrize(("layer", "kind"), [(TCP(), GSO_TCPV4), (UDP(), GSO_UDP_L4)])
+def test_superframe_of_more_segments_than_a_stack_asks_for_is_malformed(layer: Packet, kind: int) -> None:
+    frame = bytearray(bytes(IP(**V4) / layer / bytes(8193)))
+    header = parse_ip(frame, 0)
+    with pytest.raises(PacketError):
+        layer4_length(frame, header, vnet(kind, 1))
+    assert layer4_length(frame, header, vnet(kind, 2))
+
+
 def open_checksum(packet: Packet) -> tuple[bytearray, VnetHeader, bytes]:
     """A frame as Linux hands it over: the pseudo-header's sum where the checksum goes; and it complete."""
     whole = bytes(packet)
