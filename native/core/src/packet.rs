@@ -134,14 +134,43 @@ pub fn parse_frame(frame: &[u8]) -> Result<IpHeader, PuntReason> {
 /// As [`parse_ip`], for packets that are whole and without options; anything else is not for this engine.
 #[inline(always)]
 pub fn parse_plain(bytes: &[u8], offset: usize, limit: usize) -> Result<IpHeader, PuntReason> {
-    let header = parse_ip(bytes, offset, limit).ok_or(PuntReason::Malformed)?;
-    if header.is_fragment() {
-        return Err(PuntReason::Fragment);
+    // Headers are made where they go: one that is moved right after it was written in small pieces costs as much as
+    // all the rest here.
+    if offset >= limit || limit > bytes.len() {
+        return Err(PuntReason::Malformed);
     }
-    if header.has_options {
-        return Err(PuntReason::Options);
+    match bytes[offset] >> 4 {
+        4 => {
+            let Some(read) = Ipv4::read(bytes, offset, limit) else {
+                return Err(PuntReason::Malformed);
+            };
+            if read.fragment & 0x3fff != 0 {
+                return Err(PuntReason::Fragment);
+            }
+            if read.header_length > IPV4_LENGTH {
+                return Err(PuntReason::Options);
+            }
+            Ok(read.header(offset))
+        }
+        6 => {
+            let Some(header) = bytes[offset..limit].first_chunk::<IPV6_LENGTH>() else {
+                return Err(PuntReason::Malformed);
+            };
+            let end = offset + IPV6_LENGTH + usize::from(word(header, 4));
+            if end > limit {
+                return Err(PuntReason::Malformed);
+            }
+            if is_extension_header(header[6]) {
+                return Err(match parse_ipv6(bytes, offset, limit) {
+                    None => PuntReason::Malformed,
+                    Some(header) if header.is_fragment() => PuntReason::Fragment,
+                    Some(_) => PuntReason::Options,
+                });
+            }
+            Ok(ipv6_header(header, offset, end))
+        }
+        _ => Err(PuntReason::Malformed),
     }
-    Ok(header)
 }
 
 /// Read the IP packet at `offset`, which ends before `limit`; what stands between its own end and `limit` (padding)
@@ -152,48 +181,59 @@ pub fn parse_ip(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
         return None;
     }
     match bytes[offset] >> 4 {
-        4 => parse_ipv4(bytes, offset, limit),
+        4 => Ipv4::read(bytes, offset, limit).map(|read| read.header(offset)),
         6 => parse_ipv6(bytes, offset, limit),
         _ => None,
     }
 }
 
-#[inline(always)]
-fn parse_ipv4(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
-    let header: &[u8; IPV4_LENGTH] = bytes[offset..limit].first_chunk()?;
-    let header_length = usize::from(header[0] & 15) * 4;
-    let length = usize::from(word(header, 2));
-    if header_length < IPV4_LENGTH || length < header_length || length > limit - offset {
-        return None;
-    }
-    let fragment = word(header, 6);
-    Some(IpHeader {
-        version: 4,
-        offset,
-        header_length,
-        end: offset + length,
-        protocol: header[9],
-        protocol_offset: offset + 9,
-        source: Ipv4Addr::from(double_word(header, 12)).into(),
-        destination: Ipv4Addr::from(double_word(header, 16)).into(),
-        fragment_offset: (fragment & 0x1fff) << 3,
-        more_fragments: fragment & 0x2000 != 0,
-        has_options: header_length > IPV4_LENGTH,
-    })
+/// The fixed part of an IPv4 header whose lengths fit.
+struct Ipv4<'a> {
+    bytes: &'a [u8; IPV4_LENGTH],
+    header_length: usize,
+    length: usize,
+    /// The word of flags and fragment offset.
+    fragment: u16,
 }
 
-fn parse_ipv6(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
-    let header: &[u8; IPV6_LENGTH] = bytes[offset..limit].first_chunk()?;
-    let end = offset + IPV6_LENGTH + usize::from(word(header, 4));
-    if end > limit {
-        return None;
+impl<'a> Ipv4<'a> {
+    #[inline(always)]
+    fn read(bytes: &'a [u8], offset: usize, limit: usize) -> Option<Self> {
+        let bytes: &[u8; IPV4_LENGTH] = bytes[offset..limit].first_chunk()?;
+        let header_length = usize::from(bytes[0] & 15) * 4;
+        let length = usize::from(word(bytes, 2));
+        if header_length < IPV4_LENGTH || length < header_length || length > limit - offset {
+            return None;
+        }
+        Some(Self { bytes, header_length, length, fragment: word(bytes, 6) })
     }
+
+    #[inline(always)]
+    fn header(&self, offset: usize) -> IpHeader {
+        IpHeader {
+            version: 4,
+            offset,
+            header_length: self.header_length,
+            end: offset + self.length,
+            protocol: self.bytes[9],
+            protocol_offset: offset + 9,
+            source: Ipv4Addr::from(double_word(self.bytes, 12)).into(),
+            destination: Ipv4Addr::from(double_word(self.bytes, 16)).into(),
+            fragment_offset: (self.fragment & 0x1fff) << 3,
+            more_fragments: self.fragment & 0x2000 != 0,
+            has_options: self.header_length > IPV4_LENGTH,
+        }
+    }
+}
+
+#[inline(always)]
+fn ipv6_header(header: &[u8; IPV6_LENGTH], offset: usize, end: usize) -> IpHeader {
     let address = |at: usize| -> IpAddr {
         let mut octets = [0; 16];
         octets.copy_from_slice(&header[at..at + 16]);
         Ipv6Addr::from(octets).into()
     };
-    let mut parsed = IpHeader {
+    IpHeader {
         version: 6,
         offset,
         header_length: IPV6_LENGTH,
@@ -205,7 +245,16 @@ fn parse_ipv6(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
         fragment_offset: 0,
         more_fragments: false,
         has_options: false,
-    };
+    }
+}
+
+fn parse_ipv6(bytes: &[u8], offset: usize, limit: usize) -> Option<IpHeader> {
+    let header: &[u8; IPV6_LENGTH] = bytes[offset..limit].first_chunk()?;
+    let end = offset + IPV6_LENGTH + usize::from(word(header, 4));
+    if end > limit {
+        return None;
+    }
+    let mut parsed = ipv6_header(header, offset, end);
     for _ in 0..MAX_EXTENSION_HEADERS {
         let position = parsed.payload();
         let kind = parsed.protocol;
