@@ -65,6 +65,8 @@ _IP_RECVTOS = 13
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
 
+_Pair = tuple[bytes, bytes]
+
 _INT = struct.Struct("i")
 _U16 = struct.Struct("H")
 _ANCILLARY_SPACE = 2 * socket.CMSG_SPACE(_INT.size)
@@ -117,6 +119,8 @@ class NativeSocket(NativePort, Protocol):
     def set_host(self, mac: bytes) -> None: ...
 
     def take_not_esp(self) -> int: ...
+
+    def take_strangers(self) -> int: ...
 
     def take_aside(self) -> list[tuple[bytearray, int, int, tuple[str, int]]]: ...
 
@@ -200,13 +204,14 @@ class UdpPort(Counting):
         if wake is not None and (self._answers or self._held or self._aside):
             wake()
 
-    def use_native(self, make: Callable[[int, bytes, bytes, str, int, bytes, bytes], NativeSocket]) -> None:
+    def use_native(self, make: Callable[[int, _Pair, tuple[str, int], _Pair, bool], NativeSocket]) -> None:
         """Let the native engine read and write the socket too."""
         descriptor = self.fileno()
-        if descriptor is None:
-            return
-        ends = self.local.address.packed, self.remote.address.packed
-        self._native = self.native = make(descriptor, *ends, *self._peer_address, self._host_address, GATEWAY)
+        if descriptor is not None:
+            ends = self.local.address.packed, self.remote.address.packed
+            addresses = self._host_address, GATEWAY
+            self._native = make(descriptor, ends, self._peer_address, addresses, self.follow)
+            self.native = self._native
 
     def is_quiet(self) -> bool:
         self._judge()
@@ -231,6 +236,7 @@ class UdpPort(Counting):
     def counters(self) -> PortCounters:
         if self._native is not None:
             self._lose(_NOT_ESP, self._native.take_not_esp())
+            self._lose(_STRANGER, self._native.take_strangers())
         return super().counters
 
     def use_host_address(self, mac: bytes) -> None:

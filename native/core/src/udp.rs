@@ -35,8 +35,8 @@ const DATAGRAM: usize = 65_536;
 const BURST_BYTES: usize = 256 * 1024;
 const BURST_FRAMES: usize = 512;
 const CONTROL_WORDS: usize = 16;
-/// Reads in a row that may fail before the burst ends.
-const MAX_ERRORS: usize = 8;
+/// Calls of one burst: what is of no use costs a call too, and must not keep the caller here.
+const BURST_CALLS: usize = 256;
 
 /// A datagram, or several of one size, that Python has to judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct UdpSocket {
     ends: Vec<u8>,
     counts: Counts,
     not_esp: u64,
+    strangers: u64,
+    follow: bool,
     datagram: Vec<u8>,
     aside: Vec<Aside>,
     pieces: Vec<libc::iovec>,
@@ -74,7 +76,8 @@ unsafe impl Sync for UdpSocket {}
 impl UdpSocket {
     /// Read and write through a non-blocking descriptor, which stays the caller's.
     ///
-    /// `local` and `remote` are of one family; frames that come in go from `gateway` to `host`.
+    /// `local` and `remote` are of one family; frames that come in go from `gateway` to `host`. Without `follow` the
+    /// datagrams of others than the peer end here.
     pub fn new(
         descriptor: RawFd,
         local: IpAddr,
@@ -82,6 +85,7 @@ impl UdpSocket {
         peer: SocketAddr,
         host: [u8; 6],
         gateway: [u8; 6],
+        follow: bool,
     ) -> Self {
         let mut front = [host, gateway].concat();
         let mut ends = Vec::new();
@@ -112,6 +116,8 @@ impl UdpSocket {
             ends,
             counts: Counts::default(),
             not_esp: 0,
+            strangers: 0,
+            follow,
             datagram: vec![0; DATAGRAM],
             aside: Vec::new(),
             pieces: Vec::new(),
@@ -141,6 +147,11 @@ impl UdpSocket {
     /// Frames that were not ESP packets between the two ends, since the last call.
     pub fn take_not_esp(&mut self) -> u64 {
         mem::take(&mut self.not_esp)
+    }
+
+    /// Datagrams of others than the peer that ended here, since the last call.
+    pub fn take_strangers(&mut self) -> u64 {
+        mem::take(&mut self.strangers)
     }
 
     /// Datagrams that Python has to judge, since the last call, in order.
@@ -256,8 +267,10 @@ impl UdpSocket {
 impl Wire for UdpSocket {
     fn receive(&mut self, frames: &mut Frames) -> Result<bool, i32> {
         frames.clear();
-        let mut errors = 0;
-        while frames.bytes.len() < BURST_BYTES && frames.frames.len() < BURST_FRAMES {
+        for _ in 0..BURST_CALLS {
+            if frames.bytes.len() >= BURST_BYTES || frames.frames.len() >= BURST_FRAMES {
+                break;
+            }
             // SAFETY: zero is a value of all their fields.
             let (mut name, mut message) = unsafe { mem::zeroed::<(libc::sockaddr_storage, libc::msghdr)>() };
             let mut control = [0u64; CONTROL_WORDS];
@@ -277,10 +290,6 @@ impl Wire for UdpSocket {
                     // An ICMP error of an earlier datagram: that one is lost, no more.
                     _ => {
                         self.counts.rx_lost += 1;
-                        errors += 1;
-                        if errors == MAX_ERRORS {
-                            return self.end(true);
-                        }
                         continue;
                     }
                 }
@@ -291,6 +300,8 @@ impl Wire for UdpSocket {
                 self.counts.rx_lost += 1;
             } else if sender == Some(self.peer) {
                 self.take(read, size, traffic_class, frames);
+            } else if !self.follow {
+                self.strangers += read.div_ceil(size.max(1)).max(1) as u64;
             } else if let Some(sender) = sender {
                 let data = self.datagram[..read].to_vec();
                 self.put_aside(&data, size, traffic_class, sender);
@@ -475,6 +486,7 @@ mod tests {
             far.local_addr().unwrap(),
             HOST,
             GATEWAY,
+            true,
         );
         Ends { near, far, wire }
     }
@@ -612,6 +624,14 @@ mod tests {
             let aside = Aside { data: data.to_vec(), size: data.len(), traffic_class: 0, sender: from };
             assert_eq!(ends.wire.take_aside(), [aside]);
         }
+        ends.wire.follow = false;
+        for _ in 0..2 * BURST_CALLS {
+            stranger.send_to(&esp, near).unwrap();
+        }
+        assert_eq!(ends.wire.receive(&mut frames), Ok(true));
+        assert_eq!(ends.wire.take_strangers(), BURST_CALLS as u64);
+        while ends.wire.receive(&mut frames) == Ok(true) {}
+        assert!(frames.frames.is_empty() && ends.wire.take_aside().is_empty());
         ends.wire.set_peer(stranger.local_addr().unwrap());
         stranger.send_to(&esp, near).unwrap();
         assert_eq!(ends.wire.receive(&mut frames), Ok(false));

@@ -100,17 +100,15 @@ impl UdpSocket {
     #[new]
     fn new(
         descriptor: i32,
-        local: &[u8],
-        remote: &[u8],
-        peer_address: &str,
-        peer_port: u16,
-        host: &[u8],
-        gateway: &[u8],
+        ends: (Vec<u8>, Vec<u8>),
+        peer: (String, u16),
+        addresses: (Vec<u8>, Vec<u8>),
+        follow: bool,
     ) -> PyResult<Self> {
-        let peer = socket_address(peer_address, peer_port)?;
-        let (local, remote) = (address(local)?, address(remote)?);
-        let (host, gateway) = (mac(host)?, mac(gateway)?);
-        Ok(Self(Mutex::new(udp::UdpSocket::new(descriptor, local, remote, peer, host, gateway))))
+        let peer = socket_address(&peer.0, peer.1)?;
+        let (local, remote) = (address(&ends.0)?, address(&ends.1)?);
+        let (host, gateway) = (mac(&addresses.0)?, mac(&addresses.1)?);
+        Ok(Self(Mutex::new(udp::UdpSocket::new(descriptor, local, remote, peer, host, gateway, follow))))
     }
 
     /// Send to another address from now on, and take datagrams from there.
@@ -133,6 +131,11 @@ impl UdpSocket {
     /// Frames that were not ESP packets between the two ends, since the last call.
     fn take_not_esp(&self) -> u64 {
         locked(&self.0).take_not_esp()
+    }
+
+    /// Datagrams of others than the peer that ended here, since the last call.
+    fn take_strangers(&self) -> u64 {
+        locked(&self.0).take_strangers()
     }
 
     /// Datagrams that Python has to judge, since the last call, in order.

@@ -321,6 +321,9 @@ class Beside:
     def take_not_esp(self) -> int:
         return 5
 
+    def take_strangers(self) -> int:
+        return 6
+
     def take_aside(self) -> list[tuple[bytearray, int, int, tuple[str, int]]]:
         aside, self.aside = self.aside, []
         return aside
@@ -366,7 +369,12 @@ def test_what_the_native_engine_puts_aside_is_judged_here_before_it_goes_on(wire
         assert native.peers == [("127.0.0.3", 4500)]
         counters = port.counters
         assert (counters.rx_frames, counters.tx_frames) == (5, 2)
-        assert counters.drops == {"wire_not_esp": 5, "wire_receive": 3, "wire_write": 4}
+        assert counters.drops == {
+            "wire_not_esp": 5,
+            "wire_stranger": 6,
+            "wire_receive": 3,
+            "wire_write": 4,
+        }
         with pytest.raises(PortError):
             port.fail(errno.EBADF)
 
