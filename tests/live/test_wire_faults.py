@@ -134,8 +134,8 @@ def test_delay_and_rate_are_what_was_asked_for(clean_pair: Pair) -> None:
         ).stdout
         found = re.search(r"= ([0-9.]+)/([0-9.]+)/", output)
         assert found is not None, output
-        # There and back, each by a timer that is at most some milliseconds late.
-        assert 40 <= float(found[1]) <= float(found[2]) < 60
+        # There and back, each by a timer that is some milliseconds late, on a busy machine many.
+        assert 40 <= float(found[1]) <= float(found[2]) < 200
         pair.daemon.vnic("wire", "set", LEFT, "delay", "0", "dir", "tx", "rate", "20mbit")
         payload = os.urandom(2 << 20)
         start = time.monotonic()
