@@ -99,7 +99,8 @@ def udp(
 ) -> list[int]:
     """Send a datagram of each size to the echo port; give the sizes that did not come back as they were.
 
-    An answer that is late on a busy machine is waited for once more; it is never taken for that of a later one.
+    An answer that is late on a busy machine is waited for once more; it is never taken for that of a later
+    one.
     """
     changed = []
     earlier: set[bytes] = set()
