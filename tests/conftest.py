@@ -36,8 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine",
         choices=("reference", "native", "both"),
-        help="engine of the cards under test (default: both, if the native one is installed)",
+        help="engine of the cards under test, and of all daemons (default: both, if the native one is "
+        "installed, and what vnicd chooses)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    engines.take_alone(config.getoption("--engine"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -20,6 +20,7 @@ BOTH_ENGINES = pytest.mark.usefixtures("engine_under_test")
 
 _current: list[type[ReferenceEngine]] = [ReferenceEngine]
 _named: list[str] = []
+_alone: list[str] = []
 
 
 def engine_class(name: str) -> type[ReferenceEngine]:
@@ -50,8 +51,15 @@ def use(name: str) -> None:
 
 
 def daemon_words() -> list[str]:
-    """Words for vnicd to run on the engine under test; none where a module does not care."""
-    return [] if not _named else ["--engine", _named[-1]]
+    """Words for vnicd to run on the engine under test; where a module does not care, on the one that
+    `--engine` names alone, else on what vnicd chooses."""
+    named = _named or _alone
+    return ["--engine", named[-1]] if named else []
+
+
+def take_alone(option: str | None) -> None:
+    """Hear what `--engine` says: with one name every daemon runs on that engine."""
+    _alone[:] = [option] if option in (REFERENCE, NATIVE) else []
 
 
 def make_card(*arguments: Any, **options: Any) -> ReferenceEngine:

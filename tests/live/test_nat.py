@@ -30,7 +30,7 @@ from card import (
 from namespaces import Namespace, Namespaces
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
-from traffic import ping, pings, wait_until
+from traffic import ping, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -166,9 +166,9 @@ def test_answers_follow_a_peer_whose_nat_changes_its_mind(road: Road) -> None:
     protect(road, "nat-follow")
     for address, port in (("203.0.113.1", 20_001), ("203.0.113.1", 20_002), ("198.51.100.77", 31_337)):
         road.nat.forget(address, port)
-        assert pings(road.left, ADDRESSES[RIGHT][4], 5) == 5
+        assert ping(road.left, ADDRESSES[RIGHT][4], count=5, wait_s=10) == 5
         assert road.peers() == {(address, port)}
-        assert pings(road.right, ADDRESSES[LEFT][4], 3) == 3, (
+        assert ping(road.right, ADDRESSES[LEFT][4], count=3, wait_s=10) == 3, (
             road.daemon.drops(LEFT),
             road.daemon.drops(RIGHT),
         )
@@ -190,7 +190,7 @@ def test_keepalives_pass_the_nat_and_end_at_the_far_card(road: Road) -> None:
     def ended() -> int:
         return road.daemon.drops(RIGHT).get("in_nat_keepalive", 0)
 
-    assert pings(road.left, ADDRESSES[RIGHT][4], 1) == 1
+    assert ping(road.left, ADDRESSES[RIGHT][4], count=1, wait_s=10) == 1
     assert wait_until(lambda: passed() >= 2 and ended() >= 1, 20)
     # A keepalive is not authenticated, and moves nobody.
     road.nat.forget("198.51.100.78", 4)

@@ -34,7 +34,7 @@ from card import (
     policy,
 )
 from namespaces import Namespace, Namespaces
-from traffic import Datagrams, Stream, digest, ping, pings, tcp, wait_until
+from traffic import Datagrams, Stream, digest, ping, tcp, wait_until
 
 from tests.engines import BOTH_ENGINES
 
@@ -180,8 +180,8 @@ def protect(road: Road, seen: str, *, encapsulate: bool = False) -> None:
 
 def assert_everything_passes(road: Road) -> None:
     """Ping from both ends, TCP both ways, and UDP to and fro."""
-    assert pings(road.left, ADDRESSES[RIGHT][4], 2) == 2, road.drops()
-    assert pings(road.right, ADDRESSES[LEFT][4], 2) == 2, road.drops()
+    assert ping(road.left, ADDRESSES[RIGHT][4], count=2, wait_s=10) == 2, road.drops()
+    assert ping(road.right, ADDRESSES[LEFT][4], count=2, wait_s=10) == 2, road.drops()
     payload = os.urandom(STREAM_BYTES)
     assert tcp(road.left, road.right, 4, payload) == digest(payload)
     assert tcp(road.right, road.left, 4, payload, port=5003) == digest(payload)
@@ -257,7 +257,7 @@ def test_socket_hears_only_a_stranger_until_it_may_follow(daemon: Daemon, namesp
     assert wait_until(lambda: road.drops() == ({}, {"wire_stranger": 3})), road.drops()
     assert wire_peer(road) == (ROUTER_OUTSIDE, 9)
     daemon.batch(f"adapter set right wire {right_wire(road.nat, remote, True)}")
-    assert pings(road.left, ADDRESSES[RIGHT][4], 1) == 1, road.drops()
+    assert ping(road.left, ADDRESSES[RIGHT][4], count=1, wait_s=10) == 1, road.drops()
     assert wire_peer(road)[1] in FIRST_PORTS
 
 
@@ -268,7 +268,7 @@ def test_mapping_of_a_silent_socket_lasts_as_long_as_its_keepalives(
     road.nat.masquerade(FIRST_PORTS)
     for answers, memory_s in ((1, MEMORY_S), (0, 1)):
         road.nat.remember_for(memory_s)
-        assert pings(road.left, ADDRESSES[RIGHT][4], 1) == 1, road.drops()
+        assert ping(road.left, ADDRESSES[RIGHT][4], count=1, wait_s=10) == 1, road.drops()
         known = wire_peer(road)
         time.sleep(memory_s + BEYOND_S)
         assert ping(road.right, ADDRESSES[LEFT][4], wait_s=0.5) == answers, road.drops()
